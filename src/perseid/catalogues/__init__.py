@@ -1,1 +1,1 @@
-"""Catalogues in other forms: which rows and columns, and the formats that other tools open."""
+"""Export of catalogues: the choice of rows and columns, and formats for other tools."""

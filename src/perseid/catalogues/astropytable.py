@@ -1,4 +1,4 @@
-"""A catalogue as an astropy table."""
+"""Conversion of a catalogue to an astropy table."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ NO_MEANING = Meaning()
 
 
 def to_astropy(table: Any, meanings: Mapping[str, Meaning]) -> Any:
-    """An ``astropy.table.Table`` of an Arrow table: missing values masked, units set, UCDs in
-    the columns' ``meta``."""
+    """Convert an Arrow table to an ``astropy.table.Table`` with masked missing values, units,
+    and UCDs in the ``meta`` of each column."""
     try:
         from astropy.table import Table
     except ImportError as error:
@@ -35,7 +35,7 @@ def to_astropy(table: Any, meanings: Mapping[str, Meaning]) -> Any:
 
 
 def column_values(column: Any) -> Any:
-    """(n, ...) of an Arrow column: an array, or a ``MaskedColumn`` where values are missing."""
+    """Values of an Arrow column, (n, ...): an array, or a ``MaskedColumn`` if any are missing."""
     from astropy.table import MaskedColumn
 
     mask = np.asarray(column.is_null())
@@ -47,7 +47,7 @@ def column_values(column: Any) -> Any:
 
 
 def _values(column: Any) -> Any:
-    """(n, ...) of a type of NumPy's own; where a value is missing, anything."""
+    """Values as a NumPy array, (n, ...); missing values are arbitrary."""
     pa = pyarrow_module()
     leaf, sizes = unwrapped(column.type)
     if sizes:
@@ -60,13 +60,14 @@ def _values(column: Any) -> Any:
 
 
 def _lists(column: Any) -> Any:
-    """(n, width) where all lists are equally long, else (n,) of arrays."""
+    """Lists as an array (n, width) if all have the same length, otherwise as (n,) of arrays."""
     values = column.to_pylist()
     widths = {len(value) for value in values if value is not None}
     if len(widths) == 1:
         empty = [0] * widths.pop()
         leaf = unwrapped(column.type)[0].to_pandas_dtype()
         return np.asarray([empty if v is None else v for v in values], leaf)
+    # Filled afterwards, since np.array(lists) refuses lists of different lengths.
     out = np.empty(len(values), object)
     out[:] = [np.asarray(value or []) for value in values]
     return out

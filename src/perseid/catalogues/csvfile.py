@@ -1,4 +1,4 @@
-"""A catalogue as CSV: a header line, then one line per object; a missing value is empty."""
+"""Export to CSV: a header line, then one line per object; missing values are empty."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from perseid.survey.formats.arrow import pyarrow_module
 
 
 def write_csv(selection: Selection, path: Path) -> int:
-    """Write the file; the number of rows.
+    """Write the file and return the number of rows.
 
-    Texts are made safe for spreadsheets (`perseid.plaintext.csv_cell`); a list is a JSON array.
+    Texts are made safe for spreadsheets (`perseid.plaintext.csv_cell`); lists become JSON arrays.
     """
     pa = pyarrow_module()
     import pyarrow.csv
@@ -40,7 +40,7 @@ def _written_type(kind: Any) -> Any:
 
 
 def _cells(column: Any) -> Any:
-    """The column as CSV holds it."""
+    """Values of a column as they are written to CSV."""
     pa = pyarrow_module()
     if _written_type(column.type) == column.type and not pa.types.is_string(column.type):
         return column
@@ -48,6 +48,7 @@ def _cells(column: Any) -> Any:
         values = column.to_pylist()
         texts = [None if v is None else json.dumps(v, default=str) for v in values]
         return pa.array(texts, pa.string())
+    # Each different text is made safe once; columns such as partition repeat few texts.
     texts = column.dictionary_encode()
     safe = pa.array([csv_cell(text) for text in texts.dictionary.to_pylist()], pa.string())
     return pa.DictionaryArray.from_arrays(texts.indices, safe).cast(pa.string())

@@ -1,4 +1,4 @@
-"""A catalogue written in another form: the format is told by the name of what is written."""
+"""Export of a catalogue to another format, which follows from the name of the target."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMATS: Mapping[str, Callable[[Selection, Path], int]] = {
     "hats": write_hats,
     "qp": write_qp,
 }
-"""What writes each format's file or folder, and returns the number of rows."""
+"""For each format, the function that writes its file or folder and returns the number of rows."""
 SUFFIXES = {
     ".fits": "fits", ".fit": "fits", ".vot": "votable", ".votable": "votable", ".xml": "votable",
     ".csv": "csv", ".parquet": "parquet", ".hdf5": "qp",
@@ -34,39 +34,41 @@ SUFFIXES = {
 
 @dataclass(frozen=True)
 class Written:
-    """A catalogue in another form: where it lies, and how much of it."""
+    """Location, format and size of an exported catalogue."""
 
     where: str
     """Path or URL."""
     format: str
     """One of `FORMATS`."""
     rows: int
+    """Number of rows written."""
     bytes: int
+    """Size of the file, or of all files of the folder."""
 
 
 def export(selection: Selection, to: str | Path, form: str | None = None) -> Written:
     """Write rows and columns of a catalogue to a path or URL.
 
-    A file is whole when it appears under its name; one that was there is replaced. A folder gets
-    last what makes it a catalogue; it must be new or empty.
+    A file appears under its name only once it is complete, and replaces an existing file. A folder
+    must be new or empty; the files that make it a catalogue are written last.
 
     Parameters
     ----------
     selection
-        What is written.
+        The rows and columns to write.
     to
         Path or URL of the file, or of the folder of a HATS catalogue.
     form
-        One of `FORMATS`; None: as the suffix of `to` says, HATS where it ends with ``/``.
+        One of `FORMATS`; by default it follows from the suffix of `to`, where ``/`` means HATS.
 
     Raises
     ------
     BadInputError
-        The suffix says no format, or the format cannot hold a column.
+        The suffix is not that of a format, or the format cannot hold a column.
     AlreadyExistsError
-        There are files in the folder for a HATS catalogue.
+        The folder for a HATS catalogue is not empty.
     StorageError
-        The place cannot be written to.
+        The target cannot be written to.
     """
     form = form or format_of(str(to))
     if form == "hats":
@@ -89,6 +91,7 @@ def _export_folder(selection: Selection, to: str | Path) -> Written:
     with temporary_folder("the export") as folder:
         rows = write_hats(selection, folder)
         paths = [path for path in folder.rglob("*") if path.is_file()]
+        # Last the properties: without them, no tool takes the unfinished folder for a catalogue.
         paths.sort(key=lambda path: (path.name in PROPERTIES, path))
         for path in paths:
             store.put(path.relative_to(folder).as_posix(), path)
@@ -96,7 +99,7 @@ def _export_folder(selection: Selection, to: str | Path) -> Written:
 
 
 def format_of(place: str) -> str:
-    """The format that a name's suffix says; raises `BadInputError` if it says none."""
+    """The format for the suffix of a name; raises `BadInputError` if there is none."""
     if place.endswith("/"):
         return "hats"
     name = Location.parse(place).name.lower()

@@ -1,7 +1,8 @@
-"""A catalogue as a binary table in FITS, written as a stream: two passes, a batch in memory.
+"""Export to a FITS binary table, written as a stream in two passes with one batch in memory.
 
-Unsigned integers are exact (``TZERO``), missing ones have ``TNULL``; a missing floating-point
-number is NaN and a missing text empty. FITS text is ASCII: other characters are written as escapes.
+Unsigned integers are exact (``TZERO``), and missing integers are ``TNULL``. A missing
+floating-point number is NaN, and a missing text is empty. FITS text is ASCII, so other characters
+are written as escapes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from perseid.plaintext import one_line, printable
 from perseid.survey.formats.arrow import pyarrow_module, unwrapped
 
 BLOCK = 2880
-"""Bytes that a FITS file's units are filled up to."""
+"""Size of the blocks that a FITS file consists of, in bytes."""
 _CODES = {"i1": "I", "u1": "B", "i2": "I", "i4": "J", "i8": "K", "u2": "I", "u4": "J", "u8": "K",
           "f2": "E", "f4": "E", "f8": "D", "b1": "L"}  # fmt: skip
 _STORED = {"I": ">i2", "B": "u1", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8", "L": "u1"}
@@ -29,36 +30,36 @@ _STORED = {"I": ">i2", "B": "u1", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"
 
 @dataclass(frozen=True)
 class _FitsColumn:
-    """How one column lies in the file."""
+    """Layout of one column in the file."""
 
     name: str
-    """As FITS has it: ASCII, and no other column's in any case of letters."""
+    """Name in the file: ASCII, and unique regardless of case."""
     code: str
-    """``TFORM`` without its count."""
+    """``TFORM`` without the count."""
     count: int
-    """Elements of a value; of text, bytes."""
+    """Number of elements of a value; for text, the number of bytes."""
     zero: int
-    """``TZERO``: what is added to a stored integer; 0: nothing."""
+    """``TZERO``, which readers add to each stored integer; 0 for none."""
     null: int | None
-    """``TNULL``, a stored integer; None: no value is missing, or it is not an integer."""
+    """``TNULL``, a stored integer; None if no value is missing or the column has no integers."""
 
     @property
     def dtype(self) -> Any:
-        """Of the stored values."""
+        """NumPy type of the stored values."""
         if self.code == "A":
             return np.dtype((np.bytes_, self.count))
         return np.dtype((_STORED[self.code], self.count) if self.count > 1 else _STORED[self.code])
 
 
 def write_fits(selection: Selection, path: Path) -> int:
-    """Write the file; the number of rows.
+    """Write the file and return the number of rows.
 
     Raises
     ------
     BadInputError
-        A column has values that FITS tables do not hold, such as lists of different lengths.
+        A column has values that FITS tables cannot hold, such as lists of different lengths.
     """
-    # FITS wants the width of texts and the number of rows in the header, before the first row.
+    # The header, which precedes the rows, states the width of texts and the number of rows.
     rows, found = measured(selection, _ascii, "FITS")
     taken: set[str] = set()
     columns = [
@@ -86,6 +87,7 @@ def _column(name: str, kind: Any, found: Measure, taken: set[str]) -> _FitsColum
         return _FitsColumn(shown, "A", size, 0, None)
     if pyarrow_module().types.is_integer(leaf) and found.has_null and not lists:
         code, null = _with_null(found.range or (0, 0))
+        # 20 characters hold any 64-bit integer.
         return _FitsColumn(shown, code, 20 if code == "A" else 1, 0, null)
     short = np.dtype(leaf.to_pandas_dtype()).str[1:]
     if short not in _CODES:
@@ -94,16 +96,16 @@ def _column(name: str, kind: Any, found: Measure, taken: set[str]) -> _FitsColum
             "out by --columns"
         )
     code = _CODES[short]
-    # FITS has signed integers alone: unsigned ones are stored with half their range subtracted.
+    # FITS has only signed integers here: unsigned ones are stored minus half their range.
     zero = 1 << (8 * np.dtype(_STORED[code]).itemsize - 1) if short in ("u2", "u4", "u8") else 0
     return _FitsColumn(shown, code, size, zero, None)
 
 
 def _with_null(values: tuple[int, int]) -> tuple[str, int | None]:
-    """The smallest code that holds these integers and one more, which stands for a missing one.
+    """The smallest code for these integers and one more, which stands for a missing value.
 
-    Never with ``TZERO``: readers differ in whether ``TNULL`` is before or after it. Text where no
-    64-bit integer is left.
+    ``TZERO`` is not used, since readers differ in whether ``TNULL`` applies before or after it. If
+    the values leave no 64-bit integer free, the code is that of text.
     """
     for code in "IJK":
         limits = np.iinfo(_STORED[code])
@@ -116,7 +118,7 @@ def _with_null(values: tuple[int, int]) -> tuple[str, int | None]:
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    """The name, with a number where another column has it: FITS ignores case."""
+    """The name, with a number if another column has the same name; FITS ignores case."""
     found, number = name, 2
     while found.lower() in taken:
         found, number = f"{name}_{number}", number + 1
@@ -125,7 +127,7 @@ def _unique(name: str, taken: set[str]) -> str:
 
 
 def _stored(column: Any, to: _FitsColumn) -> NDArray[Any]:
-    """The values as they lie in the file."""
+    """Values as they are stored in the file."""
     pa = pyarrow_module()
     missing = np.asarray(column.is_null())
     leaf, lists = unwrapped(column.type)
@@ -142,12 +144,12 @@ def _stored(column: Any, to: _FitsColumn) -> NDArray[Any]:
 
 
 def _coded(values: NDArray[Any], missing: NDArray[np.bool_], to: _FitsColumn) -> NDArray[Any]:
-    """Numbers as they lie in the file; where they are missing, what stands for it."""
+    """Numbers as they are stored in the file, with the replacement for missing values."""
     if to.code == "L":
         stored = np.where(values, ord("T"), ord("F"))
     elif to.zero == 1 << 63:
-        # value - 2^63 in two's complement is the flip of the highest bit; floats would lose the
-        # last ones.
+        # In two's complement, subtracting 2^63 flips the highest bit; floats would lose the
+        # lowest bits.
         stored = (values ^ np.uint64(1 << 63)).view(np.int64)
     elif to.zero:
         stored = values.astype(np.int64) - to.zero
@@ -161,7 +163,7 @@ def _coded(values: NDArray[Any], missing: NDArray[np.bool_], to: _FitsColumn) ->
 def _headers(
     columns: list[_FitsColumn], names: list[str], meanings: Mapping[str, Meaning], rows: int
 ) -> bytes:
-    """The primary header, and that of the table."""
+    """The primary header and the header of the table, as bytes."""
     from astropy.io import fits
 
     width = sum(column.dtype.itemsize for column in columns)

@@ -1,8 +1,8 @@
-"""A catalogue as HATS: Parquet files by HEALPix pixel, which LSDB joins and searches by position.
+"""Export to HATS: Parquet files by HEALPix pixel, which LSDB can join and search by position.
 
-https://www.ivoa.net/documents/Notes/HATS/. Pixels are as large as they can be with at most
-`MOST_ROWS` objects. Two passes over the rows: one counts, one deals them out to files on this
-machine's disk; what is held is `HELD_ROWS` objects, or those of one pixel.
+https://www.ivoa.net/documents/Notes/HATS/. Pixels are as large as possible with at most `MOST_ROWS`
+objects. The rows are read twice: first to count them, then to distribute them to files on the local
+disk. Memory holds at most `HELD_ROWS` objects, or those of one pixel.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from perseid.plaintext import one_line
 from perseid.survey.formats.arrow import pyarrow_module
 
 MOST_ROWS = 1_000_000
-"""Objects of a pixel, where it is not one of the smallest."""
+"""Maximum number of objects in a pixel, except in the smallest pixels."""
 HELD_ROWS = 1_000_000
-"""Objects that wait to be dealt out."""
+"""Number of objects in memory at which they are written to the files of their pixels."""
 ORDER = 8
-"""Of the smallest pixels (14 arc minutes), and of the map of the sky."""
+"""HEALPix order of the smallest pixels (14 arc minutes) and of the map of the sky."""
 INDEX, INDEX_ORDER = "_healpix_29", 29
-"""The column that HATS sorts by: each object's pixel of that order."""
+"""The column that HATS sorts by, and the HEALPix order of its pixels."""
 PROPERTIES = ("hats.properties", "properties")
-"""What makes a folder a catalogue: written last."""
+"""Files that make a folder a catalogue; they are written last."""
 
 
 @dataclass(frozen=True)
 class _Position:
-    """The columns of the coordinates, in degrees."""
+    """Names of the columns with the coordinates, in degrees."""
 
     ra: str
     dec: str
 
 
 def write_hats(selection: Selection, folder: Path, most: int = MOST_ROWS) -> int:
-    """Write the folder of a HATS catalogue; the number of objects in it.
+    """Write the folder of a HATS catalogue and return the number of objects in it.
 
-    Objects without a position are left out. `most`: objects that a pixel may have.
+    Objects without a position are left out. `most` is the maximum number of objects in a pixel.
 
     Raises
     ------
     BadInputError
-        The catalogue has no coordinates, or no object has any.
+        The catalogue has no coordinates, or no object has a position.
     NotInstalledError
-        There is no hats.
+        The package hats is missing.
     """
     hats = _hats_module()
     position = _position(selection)
@@ -66,7 +66,7 @@ def write_hats(selection: Selection, folder: Path, most: int = MOST_ROWS) -> int
     orders = pixel_orders(counts, most)
     shards = _deal_out(selection, position, orders, folder / "shards")
     pixels = _write_pixels(selection, shards, folder)
-    # Fails if a file is left there, which would be rows that came into no pixel.
+    # Fails if a file is left there: its rows would be in no pixel.
     (folder / "shards").rmdir()
     hats.catalog.PartitionInfo.from_healpix(
         [hats.pixel_math.HealpixPixel(*pixel) for pixel in pixels]
@@ -78,14 +78,14 @@ def write_hats(selection: Selection, folder: Path, most: int = MOST_ROWS) -> int
 
 
 def pixel_orders(counts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """(12 * 4**k,): the order of the pixel that each pixel of order k belongs to.
+    """For each pixel of order k, the order of the output pixel that contains it, (12 * 4**k,).
 
     Parameters
     ----------
     counts
-        (12 * 4**k,): objects in each pixel of order k, nested scheme.
+        Number of objects in each pixel of order k in the nested scheme, (12 * 4**k,).
     most
-        Objects that a pixel may have, unless it is of order k.
+        Maximum number of objects in a pixel, unless it is of order k.
 
     Examples
     --------
@@ -120,12 +120,12 @@ def _hats_module() -> Any:
 
 
 def _position(selection: Selection) -> _Position:
-    """The columns of right ascension and declination, by UCD, else by name."""
+    """The columns of right ascension and declination, found by UCD or otherwise by name."""
     found = []
     for name, ucd in (("ra", "pos.eq.ra"), ("dec", "pos.eq.dec")):
         meanings = selection.meanings
         named = [c for c in selection.columns if meanings[c].ucd.split(";")[0] == ucd]
-        # A survey may have several positions; the UCD says which is the main one.
+        # A survey may have several positions; the UCD marks the main one.
         named.sort(key=lambda column: "meta.main" not in meanings[column].ucd)
         named += [column for column in selection.columns if column.lower() == name]
         if not named:
@@ -139,11 +139,11 @@ def _position(selection: Selection) -> _Position:
 
 
 def _placed(selection: Selection, at: _Position) -> Iterator[tuple[Any, NDArray[np.int64]]]:
-    """Tables of objects that have a position, and the pixel of `INDEX_ORDER` of each."""
+    """Yield tables of objects with a position, and the pixel of `INDEX_ORDER` of each object."""
     spatial_index = _hats_module().pixel_math.compute_spatial_index
     for table in selection.batches():
-        # A column of this name may be of another order, or of positions before a correction.
-        if INDEX in table.column_names:  # that of the survey: it is computed again
+        # The survey may have a column of this name, with another order or outdated positions.
+        if INDEX in table.column_names:
             table = table.drop_columns([INDEX])
         ra, dec = (_degrees(table[name]) for name in (at.ra, at.dec))
         good = np.isfinite(ra) & np.isfinite(dec) & (np.abs(dec) <= 90)
@@ -165,7 +165,7 @@ def _degrees(column: Any) -> NDArray[np.float64]:
 def _deal_out(
     selection: Selection, at: _Position, orders: NDArray[np.int64], folder: Path
 ) -> dict[tuple[int, int], list[Path]]:
-    """Write the objects of each pixel (order, number) to files of its own, unsorted."""
+    """Write the objects of each pixel (order, number) to separate files, unsorted."""
     pa = pyarrow_module()
     folder.mkdir(parents=True)
     files: dict[tuple[int, int], list[Path]] = defaultdict(list)
@@ -200,19 +200,20 @@ def _deal_out(
 def _write_pixels(
     selection: Selection, shards: dict[tuple[int, int], list[Path]], folder: Path
 ) -> list[tuple[int, int]]:
-    """Write each pixel's file, sorted by position; the pixels, sorted."""
+    """Write the file of each pixel, sorted by position; return the sorted pixels."""
     pa = pyarrow_module()
     pairs = footer_pairs(selection, longest_texts(selection))
     for (order, number), paths in sorted(shards.items()):
         whole = pa.concat_tables([pa.ipc.open_file(path).read_all() for path in paths])
         whole = whole.sort_by(INDEX).replace_schema_metadata(pairs)
+        # The layout that the HATS note prescribes: 10,000 pixels per folder.
         path = folder / (
             f"dataset/Norder={order}/Dir={number // 10000 * 10000}/Npix={number}.parquet"
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         pa.parquet.write_table(whole, path)
         for shard in paths:
-            shard.unlink()
+            shard.unlink()  # at once, so that the disk never holds all objects twice
     return sorted(shards)
 
 

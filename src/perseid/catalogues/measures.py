@@ -1,4 +1,4 @@
-"""What must be known of a catalogue's columns before rows of one width can be written."""
+"""Measure the columns of a catalogue, for formats whose rows have a fixed width."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from perseid.plaintext import one_line
 from perseid.survey.formats.arrow import compute_module, pyarrow_module, unwrapped
 
 Encoder = Callable[[str], bytes]
-"""How a format writes text."""
+"""Function that encodes a text as a format stores it."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What a pass over a column found."""
+    """Result of a pass over a column."""
 
     size: int | None = None
-    """Bytes of the longest text, or elements of each list; None: it is neither, or has no row."""
+    """Bytes of the longest text, or number of elements of each list; None for other columns and for
+    columns without rows."""
     has_null: bool = False
+    """Whether a value is missing."""
     range: tuple[int, int] | None = None
-    """The least and the greatest value of a column of integers; None if there is none."""
+    """Smallest and largest value of an integer column; None for other or empty columns."""
 
     def with_batch(self, column: Any, name: str, encode: Encoder, form: str) -> Measure:
-        """With the values of a further batch.
+        """The measure that includes the values of another batch.
 
         Raises
         ------
@@ -64,7 +66,7 @@ class Measure:
 
 
 def measured(selection: Selection, encode: Encoder, form: str) -> tuple[int, dict[str, Measure]]:
-    """The number of rows, and the measure of each column: one pass."""
+    """Number of rows and the measure of each column, from one pass over the rows."""
     rows = 0
     found = dict.fromkeys(selection.columns, Measure())
     for table in selection.batches():

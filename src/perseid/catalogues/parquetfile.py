@@ -1,4 +1,4 @@
-"""A catalogue as one Parquet file, with units and UCDs as VOParquet."""
+"""Export to one Parquet file, with units and UCDs in VOParquet metadata."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DATATYPES = {
 
 
 def write_parquet(selection: Selection, path: Path) -> int:
-    """Write the file; the number of rows."""
+    """Write the file and return the number of rows."""
     schema = selection.schema.with_metadata(footer_pairs(selection, longest_texts(selection)))
     rows = 0
     with pyarrow_module().parquet.ParquetWriter(path, schema) as writer:
@@ -29,9 +29,9 @@ def write_parquet(selection: Selection, path: Path) -> int:
 
 
 def longest_texts(selection: Selection) -> dict[str, int]:
-    """Characters of the longest text of each column of text; reads these columns once.
+    """Number of characters of the longest text of each text column; reads these columns once.
 
-    Astropy must know them before it sees a row, from metadata that lie in front of all rows.
+    Astropy needs these lengths in the metadata, which are fixed before the first row is written.
     """
     names = [f.name for f in selection.schema if pyarrow_module().types.is_string(f.type)]
     found, pc = dict.fromkeys(names, 0), compute_module()
@@ -42,9 +42,9 @@ def longest_texts(selection: Selection) -> dict[str, int]:
 
 
 def footer_pairs(selection: Selection, longest: Mapping[str, int]) -> dict[str, str]:
-    """Metadata of a file with these columns: the run's own, and VOParquet's.
+    """Metadata of a file with these columns: those of the run and those of VOParquet.
 
-    `longest`: characters of the longest text of each column of text.
+    `longest` has the number of characters of the longest text of each text column.
     """
     fields = []
     for name in selection.columns:
@@ -55,7 +55,7 @@ def footer_pairs(selection: Selection, longest: Mapping[str, int]) -> dict[str, 
 
 
 def vo_type(kind: Any, longest: int) -> tuple[str, str]:
-    """VOTable's datatype and arraysize of a column of an Arrow type."""
+    """VOTable's ``datatype`` and ``arraysize`` for a column of an Arrow type."""
     leaf, sizes = unwrapped(kind)
     datatype = _DATATYPES.get(str(leaf), TEXT)
     size = "*" if None in sizes else "x".join(str(n) for n in sizes)

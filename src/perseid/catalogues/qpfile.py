@@ -1,7 +1,8 @@
-"""Redshift PDFs of a catalogue as qp's HDF5: the unit of photometric redshifts in RAIL and DESC.
+"""Export of redshift PDFs to qp's HDF5 format, which RAIL and DESC use for photometric redshifts.
 
-https://qp.readthedocs.io: group ``meta`` says how a PDF is given (``interp`` on a grid, ``hist``
-in bins, ``quant`` by quantiles), ``data`` has a row an object, ``ancil`` the other columns.
+https://qp.readthedocs.io: the group ``meta`` states the representation of the PDFs (``interp`` on a
+grid, ``hist`` in bins, ``quant`` by quantiles), ``data`` has one row per object, and ``ancil`` the
+other columns.
 """
 
 from __future__ import annotations
@@ -19,36 +20,37 @@ from perseid.errors import BadInputError
 from perseid.jsontext import parse_json
 
 OUTPUTS_KEY = "perseid.outputs"
-"""Of a catalogue's footer: what the model's columns are."""
+"""Key in a catalogue's footer that describes the columns of the model's outputs."""
 
 
 @dataclass(frozen=True)
 class _Form:
-    """How the catalogue gives PDFs, and how qp names that."""
+    """How the catalogue represents PDFs, and qp's names for that."""
 
     columns: tuple[str, ...]
-    """One with lists, or one for each quantile."""
+    """Columns with the PDFs: one with lists, or one for each quantile."""
     name: str
     """qp's name of the representation."""
     axis: str
-    """In ``meta``: the places or levels that all objects share."""
+    """Name in ``meta`` of the grid, bins or levels that all objects share."""
     places: NDArray[np.float64]
+    """Values of that grid, those bins or levels."""
     data: str
-    """In ``data``: (objects, numbers)."""
+    """Name in ``data`` of the array (objects, numbers)."""
 
 
 def write_qp(selection: Selection, path: Path) -> int:
-    """Write the file; the number of objects in it: those without a PDF are left out.
+    """Write the file and return the number of objects in it; those without a PDF are left out.
 
     Raises
     ------
     BadInputError
-        The catalogue has no PDFs and no quantiles, or none of the objects has any.
+        The catalogue has neither PDFs nor quantiles, or no object has any.
     """
     form = _form(selection)
     others = [name for name in selection.columns if name not in form.columns]
     rows = 0
-    import h5py  # only here, so that other commands work without it
+    import h5py  # imported only here, so that other commands work without it
 
     with h5py.File(path, "w") as file:
         _write_meta(file.create_group("meta"), form)
@@ -66,7 +68,7 @@ def write_qp(selection: Selection, path: Path) -> int:
 
 
 def _form(selection: Selection) -> _Form:
-    """The PDFs of the redshift on a grid, else its quantiles."""
+    """The redshift PDFs on a grid or in bins, otherwise the quantiles."""
     known = parse_json(selection.metadata.get(OUTPUTS_KEY, "[]"))
     there = [one for one in known if one["name"] in selection.columns]
     for one in there:
@@ -94,12 +96,13 @@ def _write_meta(meta: Any, form: _Form) -> None:
     }
     if form.name == "quant":
         given |= {"ensure_extent": True, "pdf_constructor_name": b"piecewise_linear"}
+    # qp expects each entry of `meta` with a leading dimension of 1.
     for name, value in given.items():
         meta.create_dataset(name, data=np.asarray([value]))
 
 
 def _pdfs(table: Any, form: _Form) -> NDArray[np.float64]:
-    """(n, numbers), NaN where there is none; quantiles ascend, since networks' may cross."""
+    """PDFs, (n, numbers), NaN for none; quantiles are sorted, since a network's may cross."""
     columns = [table[name].combine_chunks() for name in form.columns]
     if form.name != "quant" and columns[0].null_count == len(columns[0]):
         numbers = len(form.places) - (form.name == "hist")
@@ -111,11 +114,12 @@ def _pdfs(table: Any, form: _Form) -> NDArray[np.float64]:
 
 
 def _plain(column: Any) -> NDArray[Any]:
-    """A column as HDF5 has it: texts as UTF-8 bytes, missing numbers NaN, others as text."""
+    """A column for HDF5: text as UTF-8 bytes, missing numbers as NaN or, for 64 bits, text."""
     values = column_values(column)
     if values.dtype.kind == "U":
         return np.char.encode(np.ma.filled(values, ""), "utf-8")
     if np.ma.is_masked(values) and values.dtype.kind in "iub":
+        # float64, which has NaN, holds integers of up to 32 bits exactly, but not 64-bit ids.
         texts = ["" if value is None else str(value) for value in column.to_pylist()]
         return np.asarray(texts, np.bytes_) if values.dtype.itemsize == 8 else np.ma.filled(
             values.astype(np.float64), np.nan)  # fmt: skip
@@ -126,8 +130,8 @@ def _plain(column: Any) -> NDArray[Any]:
 
 
 def _append(group: Any, name: str, values: NDArray[Any]) -> None:
-    """Add rows to a dataset; begin it with the first ones."""
-    name = name.replace("/", "_")  # HDF5 would take it for a group
+    """Append rows to a dataset, which is created with the first rows."""
+    name = name.replace("/", "_")  # HDF5 would read it as the name of a group
     if name not in group:
         shape = (None, *values.shape[1:])
         group.create_dataset(name, data=values, maxshape=shape, chunks=True)

@@ -1,4 +1,4 @@
-"""Some rows and columns of a stored catalogue, as a stream, with what the columns mean."""
+"""Rows and columns selected from a stored catalogue, as a stream, and their meanings."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _DESCRIPTION = "{http://www.ivoa.net/xml/VOTable/v1.3}DESCRIPTION"
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a column holds, in the IVOA's words; empty if it is not known."""
+    """Unit, UCD and description of a column in IVOA vocabulary; empty if unknown."""
 
     unit: str = ""
-    """As VOUnits has it, e.g. ``mag``."""
+    """Unit in VOUnits notation, such as ``mag``."""
     ucd: str = ""
-    """E.g. ``src.redshift``."""
+    """Unified content descriptor, such as ``src.redshift``."""
     description: str = ""
 
 
@@ -42,16 +42,16 @@ class Selection:
     stored
         The catalogue.
     columns
-        Names, in the order wanted; None: all.
+        Names of columns in the desired order; None for all.
     where
-        Rows that are wanted (`perseid.catalogues.where`); None: all.
+        Condition on rows (`perseid.catalogues.where`); None for all.
     rows
-        (n,) bool, of all rows of the catalogue: those that are wanted beside; None: all.
+        Additional mask over all rows of the catalogue, (n,) bool; None for all.
 
     Raises
     ------
     BadInputError
-        There is no such column, or the condition cannot be read.
+        A column does not exist, or the condition cannot be parsed.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Selection:
     ) -> None:
         known = stored.schema.names
         self.columns = tuple(known if columns is None else dict.fromkeys(columns))
-        """Names, in order."""
+        """Names of the columns, in order."""
         unknown = [name for name in self.columns if name not in known]
         if unknown or not self.columns:
             raise BadInputError(
@@ -86,25 +86,26 @@ class Selection:
 
     @cached_property
     def metadata(self) -> Mapping[str, str]:
-        """Key-value pairs of the stored footer."""
+        """Key-value pairs of the footer of the stored catalogue."""
         return self._stored.metadata
 
     @cached_property
     def meanings(self) -> Mapping[str, Meaning]:
-        """What each column holds; of a catalogue of an earlier version, what ours always held."""
+        """Meaning of each column; for catalogues of earlier versions, those of our own columns."""
         found = {c.name: Meaning(c.unit, c.ucd, c.description) for c in CATALOGUE}
         found |= _described(self.metadata.get(CONTENT_KEY, ""))
         return {name: found.get(name, Meaning()) for name in self.columns}
 
     def only(self, columns: Sequence[str]) -> Selection:
-        """The same rows, with other columns."""
+        """A selection of the same rows with other columns."""
         return Selection(self._stored, columns, self._condition, self._rows)
 
     def batches(self) -> Iterator[Any]:
-        """``pyarrow.Table`` objects of the rows in order, none of them empty."""
+        """Yield non-empty ``pyarrow.Table`` objects with the rows in order."""
         pa = pyarrow_module()
         wanted = list(self.columns)
         if self._where is not None:
+            # The condition may use columns that are not exported; `select` below drops them.
             wanted += [name for name in self._where.columns if name not in wanted]
         start = 0
         for batch in self._stored.batches(wanted):
@@ -125,7 +126,7 @@ class Selection:
 
 
 def _described(content: str) -> dict[str, Meaning]:
-    """Meanings by column's name, of VOParquet's VOTable; empty if there is none to read."""
+    """Meanings by column name from VOParquet's VOTable; empty if there is none to parse."""
     if not content:
         return {}
     try:

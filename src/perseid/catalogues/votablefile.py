@@ -1,7 +1,7 @@
-"""A catalogue as a VOTable, written as a stream: two passes, a batch in memory.
+"""Export to VOTable, written as a stream in two passes with one batch in memory.
 
-Rows are BINARY2: before each a bit a column that says whether its value is missing. VOTable has no
-unsigned 64-bit integers; they become text, which is exact.
+Rows are in BINARY2: each begins with one bit per column that says whether its value is missing.
+VOTable has no unsigned 64-bit integers; they are written as text, which is exact.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _TYPES = {
     "uint32": ("long", ">i8"), "int64": ("long", ">i8"), "halffloat": ("float", ">f4"),
     "float": ("float", ">f4"), "double": ("double", ">f8"),
 }  # fmt: skip
-"""VOTable's type and the stored one, by Arrow's name of a type."""
+"""By the name of an Arrow type, VOTable's datatype and the NumPy type that is stored."""
 _LINE = 57
-"""Bytes of a line of base64."""
+"""Number of bytes in a line of base64, as `base64.encodebytes` writes them."""
 _HEAD = """<?xml version="1.0" encoding="UTF-8"?>
 <VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">
  <RESOURCE>
@@ -49,36 +49,36 @@ _TAIL = """     </STREAM>
 
 @dataclass(frozen=True)
 class _VOColumn:
-    """How one column lies in the file."""
+    """Layout of one column in the file."""
 
     datatype: str
     stored: str
-    """NumPy's name of the type of a stored value; empty: text."""
+    """NumPy's name of the stored type; empty for text."""
     size: int | None
-    """Bytes of a text, or elements of a list; None: single numbers."""
+    """Bytes of a text, or number of elements of a list; None for single numbers."""
 
     @property
     def arraysize(self) -> str:
-        """As VOTable writes it: characters of a text, elements of a list."""
+        """VOTable's ``arraysize``: characters of a text, or elements of a list."""
         if self.size is None:
             return ""
         return str(self.size // 2 if self.datatype == TEXT else self.size)
 
     @property
     def dtype(self) -> Any:
-        """Of the stored values."""
+        """NumPy type of the stored values."""
         if not self.stored:
             return np.dtype((np.bytes_, self.size or 2))
         return np.dtype((self.stored, self.size) if self.size is not None else self.stored)
 
 
 def write_votable(selection: Selection, path: Path) -> int:
-    """Write the file; the number of rows.
+    """Write the file and return the number of rows.
 
     Raises
     ------
     BadInputError
-        A column has values that are not written, such as lists of different lengths.
+        A column has values that cannot be written, such as lists of different lengths.
     """
     rows, found = measured(selection, _utf16, "VOTable")
     columns = {
@@ -106,13 +106,14 @@ def write_votable(selection: Selection, path: Path) -> int:
 
 
 class _Base64:
-    """Lines of base64, whatever the sizes of what is written."""
+    """Writes full lines of base64 from data of any size."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._rest = file, b""
 
     def write(self, data: bytes) -> None:
         data = self._rest + data
+        # Only whole lines: a group of three bytes must not be split by padding.
         whole = len(data) // _LINE * _LINE
         self._file.write(base64.encodebytes(data[:whole]))
         self._rest = data[whole:]
@@ -142,7 +143,7 @@ def _column(name: str, kind: Any, found: Measure) -> _VOColumn:
     if is_text(leaf):
         return _VOColumn(TEXT, "", max(2, found.size or 2))
     if str(leaf) == "uint64" and not lists:
-        return _VOColumn("char", "", 20)
+        return _VOColumn("char", "", 20)  # 20 digits hold any 64-bit integer
     if str(leaf) not in _TYPES:
         raise BadInputError(
             f"the column {one_line(name)} is of type {kind}, which VOTable does not have: leave it "
@@ -153,7 +154,7 @@ def _column(name: str, kind: Any, found: Measure) -> _VOColumn:
 
 
 def _stored(column: Any, to: _VOColumn) -> NDArray[Any]:
-    """The values as they lie in the file; where one is missing, anything."""
+    """Values as they are stored in the file; missing values are arbitrary."""
     pa = pyarrow_module()
     leaf, lists = unwrapped(column.type)
     if to.datatype == "char":

@@ -1,6 +1,6 @@
-"""Which rows of a catalogue are wanted: comparisons with ``and``, ``or``, ``not`` and parentheses.
+"""Conditions on rows of a catalogue: comparisons with ``and``, ``or``, ``not`` and parentheses.
 
-It is a language of its own, parsed here, and nothing in it is ever run as a program::
+The language is parsed here, and no part of a condition is ever executed as code::
 
     condition := term [or term]...        term := factor [and factor]...
     factor    := not factor | ( condition ) | name test
@@ -8,7 +8,7 @@ It is a language of its own, parsed here, and nothing in it is ever run as a pro
                | in ( value, ... ) | is null | is not null
     value     := 12 | -0.5 | 1e-3 | 'text' | true | false
 
-A name with other characters than letters, digits and ``_`` stands in double quotes.
+A name with characters other than letters, digits and ``_`` must be in double quotes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from perseid.survey.formats.arrow import compute_module, pyarrow_module
 
 Literal = int | float | str | bool
 DEEPEST = 50
-"""Parentheses and ``not`` in each other."""
+"""Maximum nesting of parentheses and ``not``."""
 _TOKEN = re.compile(
     r"""\s*(?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]))
     |'(?P<text>(?:[^']|'')*)'
@@ -46,7 +46,7 @@ class _Token:
     """``number``, ``text``, ``quoted``, ``word``, ``sign``, or ``end``."""
     text: str
     start: int
-    """Where it begins in the condition."""
+    """Position in the condition, in characters."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,15 @@ class Where:
     """
 
     text: str
-    """As the user wrote it."""
+    """The condition as the user wrote it."""
     columns: tuple[str, ...]
-    """Names in it, in the order of their first appearance."""
+    """Names of columns in it, in the order of their first appearance."""
     _build: Callable[[Any], Any]
-    """From an Arrow schema to an Arrow expression."""
+    """Function that makes an Arrow expression for an Arrow schema."""
 
     @classmethod
     def parse(cls, text: str) -> Where:
-        """Read a condition; raises `BadInputError` saying where it cannot be read."""
+        """Parse a condition; raises `BadInputError` that says where it is invalid."""
         parser = _Parser(text)
         build = parser.condition()
         parser.expect_end()
@@ -93,7 +93,7 @@ class Where:
 
 
 class _Parser:
-    """Recursive descent over the tokens of one condition."""
+    """Recursive-descent parser of the tokens of one condition."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -135,6 +135,7 @@ class _Parser:
         return self._test()
 
     def _deeper(self, part: Callable[[], Callable[[Any], Any]]) -> Callable[[Any], Any]:
+        # Bounded, because the parser is recursive and would end in a RecursionError.
         self._depth += 1
         if self._depth > DEEPEST:
             raise self._wrong(f"more than {DEEPEST} parentheses lie in each other")
@@ -229,7 +230,7 @@ def _compare(schema: Any, name: str, sign: str, value: Literal) -> Any:
     if pa.types.is_integer(kind) and not isinstance(value, str | bool):
         sign, value = _in_whole_numbers(sign, value)
         limits = np.iinfo(kind.to_pandas_dtype())
-        if not limits.min <= value <= limits.max:  # the same answer for each value that is there
+        if not limits.min <= value <= limits.max:  # the same answer for all values
             above = value > limits.max
             answer = sign == "!=" or (sign in ("<", "<=") if above else sign in (">", ">="))
             return column.is_valid() & compute_module().scalar(answer)
@@ -246,15 +247,16 @@ def _compare(schema: Any, name: str, sign: str, value: Literal) -> Any:
 
 
 def _in_whole_numbers(sign: str, value: float) -> tuple[str, int]:
-    """The comparison of a whole number with an integer that has the same answers.
+    """A comparison with an integer that is equivalent for an integer column.
 
-    So that ids beyond 2**53 are never compared as floating-point numbers.
+    It keeps ids beyond 2**53 from being compared as floating-point numbers.
     """
     if value == math.inf or value == -math.inf:
-        return sign, (1 << 70) if value > 0 else -(1 << 70)  # beyond any column
+        return sign, (1 << 70) if value > 0 else -(1 << 70)  # beyond the range of any column
     if value == math.floor(value):
         return sign, int(value)
     below = math.floor(value)
+    # No integer equals a fraction; 2**70 is a value that no column reaches.
     if sign in ("==", "!="):
         return sign, 1 << 70
     return ("<=" if sign.startswith("<") else ">"), below
@@ -273,7 +275,7 @@ def _is_null(name: str, wanted: bool) -> Any:
 
 
 def _scalar(schema: Any, name: str, value: Literal) -> Any:
-    """The value in the column's own type, so that ids beyond 2**53 are compared exactly."""
+    """The value as the type of the column, so that ids beyond 2**53 are compared exactly."""
     pa = pyarrow_module()
     kind = schema.field(name).type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -1,7 +1,7 @@
-"""mpi4py's names: ``from perseid.compat import MPI`` in place of ``from mpi4py import MPI``.
+"""The names of mpi4py: ``from perseid.compat import MPI`` replaces ``from mpi4py import MPI``.
 
-The job is joined when a communicator is first used, as ``Communicator.from_environment`` does it,
-and left when the program ends. docs/how-to/mpi4py.md says what is here and what is not.
+The process joins the job when a communicator is first used, as ``Communicator.from_environment``
+does, and leaves it when the program ends. docs/how-to/mpi4py.md lists what is available.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ from perseid.compat.mpi.requests import REQUEST_NULL, Request
 from perseid.compat.mpi.world import PROCESS
 
 Alloc_mem = bytearray
-"""Memory for a buffer: plain memory does."""
+"""Allocate memory for a buffer; ordinary memory is sufficient."""
 BSEND_OVERHEAD = 0
 WTIME_IS_GLOBAL = 0
 VERSION, SUBVERSION = 3, 1
 
+# MPI has a hundred names of constants and types; listing them would repeat three tables.
 globals().update(ERROR_CODES)
 globals().update(_datatypes.DATATYPES)
 globals().update(_reductions.OPS)
@@ -63,28 +64,28 @@ def Init() -> None:
 
 
 def Init_thread(required: int = THREAD_MULTIPLE) -> int:
-    """Join the job now; calls may come from any thread."""
+    """Join the job now; calls are allowed from any thread."""
     PROCESS.world()
     return THREAD_MULTIPLE
 
 
 def Finalize() -> None:
-    """Leave the job, when all ranks have come so far; the end of the program does it, too."""
+    """Leave the job once all ranks have called this; the end of the program does so as well."""
     PROCESS.finalize()
 
 
 def Is_initialized() -> bool:
-    """Whether the job was joined."""
+    """Whether this process has joined the job."""
     return PROCESS.joined or PROCESS.finalized
 
 
 def Is_finalized() -> bool:
-    """Whether the job was left."""
+    """Whether this process has left the job."""
     return PROCESS.finalized
 
 
 def Query_thread() -> int:
-    """Calls may come from any thread."""
+    """``THREAD_MULTIPLE``: calls are allowed from any thread."""
     return THREAD_MULTIPLE
 
 
@@ -101,19 +102,19 @@ def Get_processor_name() -> str:
 
 
 def Get_version() -> tuple[int, int]:
-    """The version of MPI whose calls these are."""
+    """The version of the MPI standard that the calls follow."""
     return VERSION, SUBVERSION
 
 
 def Get_library_version() -> str:
-    """The library in the place of an MPI implementation, with its version."""
+    """Name and version of the library that takes the place of an MPI implementation."""
     from perseid import __version__
 
     return f"perseid {__version__}"
 
 
 def get_vendor() -> tuple[str, tuple[int, int, int]]:
-    """Who makes it, and its version."""
+    """Name and version of the implementation."""
     from perseid import __version__
 
     major, minor, patch = (*(int(part) for part in __version__.split(".")[:3]), 0, 0)[:3]
@@ -121,25 +122,25 @@ def get_vendor() -> tuple[str, tuple[int, int, int]]:
 
 
 def Wtime() -> float:
-    """Seconds of a clock that never goes back."""
+    """Time of a monotonic clock, in seconds."""
     return time.perf_counter()
 
 
 def Wtick() -> float:
-    """How fine `Wtime` is, in seconds."""
+    """Resolution of `Wtime`, in seconds."""
     return time.get_clock_info("perf_counter").resolution
 
 
 def Attach_buffer(buf: Any) -> None:
-    """Nothing: buffered sends keep what they need themselves."""
+    """Do nothing: buffered sends allocate their own memory."""
 
 
 def Detach_buffer() -> None:
-    """Nothing, as `Attach_buffer`."""
+    """Do nothing, like `Attach_buffer`."""
 
 
 def Free_mem(mem: Any) -> None:
-    """Nothing: Python frees memory."""
+    """Do nothing: Python frees the memory."""
 
 
 _MISSING = {
@@ -152,6 +153,7 @@ _MISSING = {
 }  # fmt: skip
 
 
+# Called for names that the module lacks, so that a missing part of MPI says what it is.
 def __getattr__(name: str) -> Any:
     if name in _MISSING:
         raise AttributeError(f"MPI.{name} is not available in perseid.compat ({_MISSING[name]})")

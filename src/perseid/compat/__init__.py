@@ -1,1 +1,1 @@
-"""Faces of other libraries, for programs that were written for them."""
+"""Interfaces of other libraries, so that programs written for them run unchanged."""

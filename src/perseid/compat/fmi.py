@@ -1,7 +1,7 @@
-"""The interface of the ``fmi`` module on our communicator.
+"""The interface of the ``fmi`` module, implemented with our communicator.
 
-Scripts written for FMI (FaaS Message Interface) run unchanged: ``perseid fmi-run script.py``. Over
-what FMI's own module does: arrays are taken like lists, mismatched calls are errors, no call
+Scripts written for FMI (FaaS Message Interface) run unchanged: ``perseid fmi-run script.py``. In
+contrast to FMI's own module, arrays are accepted like lists, mismatched calls are errors, no call
 changes the caller's values, and every wait has a deadline.
 """
 
@@ -30,7 +30,7 @@ from perseid.rendezvous import job_key
 from perseid.storage import Storage
 
 SPARE_SECONDS = 15.0
-"""Before a script's own end: a call ends by then, whatever the configuration allows it."""
+"""Seconds before a script's own time limit at which every call ends, whatever the configuration."""
 
 
 class datatypes(enum.Enum):
@@ -43,7 +43,7 @@ class datatypes(enum.Enum):
 
 
 class hints(enum.Enum):
-    """What a channel is chosen by: latency or price."""
+    """Criterion for the choice of a channel: latency or price."""
 
     fast = 1
     cheap = 2
@@ -61,34 +61,34 @@ class op(enum.Enum):
 
 @dataclass(frozen=True)
 class types:
-    """The type of a value; of lists with the number of elements."""
+    """The type of a value; for lists, with the number of elements."""
 
     datatype: datatypes
     length: int = 1
 
     @property
     def is_list(self) -> bool:
-        """Whether it is of lists."""
+        """Whether the type is that of a list."""
         return self.datatype in (datatypes.int_list, datatypes.double_list)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of a value: 4 an int and 8 a double, as in C."""
+        """Size of a value in bytes, with 4 per int and 8 per double, as in C."""
         whole = self.datatype in (datatypes.int, datatypes.int_list)
         return (4 if whole else 8) * (self.length if self.is_list else 1)
 
     def element(self, value: Any) -> Any:
-        """A number of this type."""
+        """Convert a number to the element type."""
         whole = self.datatype in (datatypes.int, datatypes.int_list)
         return int(value) if whole else float(value)
 
     def value(self, value: Any, length: int | None = None) -> Any:
-        """A value of this type.
+        """Convert a value to this type.
 
         Raises
         ------
         BadInputError
-            It is of another type or length.
+            The value has another type or length.
         """
         try:
             if not self.is_list:
@@ -104,7 +104,7 @@ class types:
 
 @dataclass(frozen=True)
 class func:
-    """A reduction: one of ``op``, or a function of two numbers with what is known of it."""
+    """A reduction: one of ``op``, or a function of two numbers and its algebraic properties."""
 
     op: op
     function: Callable[[Any, Any], Any] | None = None
@@ -116,7 +116,7 @@ class func:
             raise BadInputError("fmi.func takes a function with fmi.op.custom, and only with it")
 
     def ours(self, type_: types) -> Op:
-        """The operation for values of a type: on lists element by element."""
+        """The operation for values of a type; for lists it works element by element."""
         if self.function is None:
             plain: Op = {"sum": SUM, "prod": PROD, "max": MAX, "min": MIN}[self.op.name]
             if not type_.is_list:
@@ -140,15 +140,16 @@ class Communicator:
     Parameters
     ----------
     peer_id, num_peers
-        This worker's number, and how many there are.
+        Number of this worker, and the number of workers.
     config_path
-        FMI's configuration file. ``backends.Direct`` names our rendezvous server; its job key, if
-        it asks for one, is ``backends.Direct.key`` or in ``PERSEID_JOB_KEY``. Where `perseid run`,
-        ``comm run`` or ``fmi-run -n`` started this process, their server takes its place.
+        FMI's configuration file. ``backends.Direct`` names our rendezvous server; if the server
+        requires a job key, it is ``backends.Direct.key`` or in ``PERSEID_JOB_KEY``. If
+        ``perseid run``, ``comm run`` or ``fmi-run -n`` started this process, their server is used
+        instead.
     comm_name
-        The same on all workers, and of no other run.
+        Name that is the same on all workers and that no other run uses.
     faas_memory
-        MB of memory of one worker, for the price of its time.
+        Memory of one worker in MB, which determines the price of its time.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class Communicator:
         self._open: dict[str, OurCommunicator] = {}
 
     def hint(self, hint: hints) -> None:
-        """Choose channels by time or by price from now on; the same on all workers."""
+        """Choose channels by time or by price from now on; all workers must give the same hint."""
         self._hint = hint.name
 
     def __enter__(self) -> Self:
@@ -180,17 +181,18 @@ class Communicator:
         self.close(error)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Leave: close the connections to all other workers."""
+        """Leave, and close the connections to all other workers."""
         for comm in self._open.values():
             comm.close(error)
 
+    # FMI programs do not close their communicator; they let it go out of scope.
     def __del__(self) -> None:
         if hasattr(self, "_open"):
             self.close()
 
     @contextlib.contextmanager
     def _comm(self, operation: str, nbytes: int) -> Iterator[OurCommunicator]:
-        """The communicator of the way that suits an operation best, for one call."""
+        """The communicator of the best transport for an operation, for one call."""
         config = self._config
         best = choose(operation, self._peers, nbytes, self._hint, config.transports, config.rates)
         try:
@@ -213,7 +215,7 @@ class Communicator:
         store = None
         if config.bucket is not None:
             if config.region:
-                # The user's own setting wins over the configuration of a program.
+                # The user's own setting overrides the configuration of the program.
                 os.environ.setdefault("AWS_REGION", config.region)
             store = Storage(config.bucket)
         return OurCommunicator.join(
@@ -228,11 +230,11 @@ class Communicator:
             timeout=limit,
             silence_timeout=config.silence,
             store=store,
-            wait=False,  # others may never use this way
+            wait=False,  # other workers may never use this transport
         )
 
     def _key(self) -> str | None:
-        """The job's key: of the server that came with this run, else as the user gave it."""
+        """The job key: for the server of this run, or otherwise as the user gave it."""
         secret = os.environ.get("PERSEID_JOB_SECRET")
         if secret and _started_server():
             return job_key(bytes.fromhex(secret), self._name).hex()
@@ -241,7 +243,7 @@ class Communicator:
     # --- FMI's operations --------------------------------------------------------------------
 
     def barrier(self) -> None:
-        """Return when every worker has come."""
+        """Return when every worker has called this."""
         with self._comm("barrier", 1) as comm:
             comm.barrier()
 
@@ -257,13 +259,13 @@ class Communicator:
             return type.value(comm.recv(src))
 
     def bcast(self, obj: Any, root: int, type: types) -> Any:
-        """The root's value, on every worker."""
+        """Return the root's value on every worker."""
         mine = type.value(obj) if self._peer == root else None
         with self._comm("bcast", type.nbytes) as comm:
             return type.value(comm.bcast(mine, root))
 
     def gather(self, obj: Any, root: int, type: types) -> list[Any] | None:
-        """On the root all values in the order of the workers; lists are joined into one."""
+        """Return all values on the root, in the order of workers; lists are concatenated."""
         value = type.value(obj)
         with self._comm("gather", type.nbytes) as comm:
             found = comm.gather(value, root)
@@ -272,7 +274,7 @@ class Communicator:
         return [element for part in found for element in part]
 
     def scatter(self, obj: Sequence[Any] | None, root: int, type: types) -> Any:
-        """This worker's part of the root's list, whose whole length the type names."""
+        """Return this worker's part of the root's list; the type states the length of the whole."""
         if not type.is_list or type.length % self._peers:
             raise BadInputError(
                 f"scatter needs a list whose length {self._peers} workers can share, not {type}"
@@ -286,47 +288,47 @@ class Communicator:
             return comm.scatter(parts, root)
 
     def reduce(self, obj: Any, root: int, func: func, type: types) -> Any:
-        """All values as one on the root; None elsewhere."""
+        """Return the reduction of all values on the root, and None elsewhere."""
         value = self._value(obj, func, type)
         with self._comm("reduce", type.nbytes) as comm:
             found = comm.reduce(value, func.ours(type), root)
         return None if found is None else type.value(found)
 
     def allreduce(self, obj: Any, func: func, type: types) -> Any:
-        """All values as one."""
+        """Return the reduction of all values on every worker."""
         value = self._value(obj, func, type)
         with self._comm("allreduce", type.nbytes) as comm:
             return type.value(comm.allreduce(value, func.ours(type)))
 
     def scan(self, obj: Any, func: func, type: types) -> Any:
-        """The values of the workers up to this one as one."""
+        """Return the reduction of the values of workers 0 to this one."""
         value = self._value(obj, func, type)
         with self._comm("scan", type.nbytes) as comm:
             return type.value(comm.scan(value, func.ours(type)))
 
     @staticmethod
     def _value(obj: Any, func: func, type: types) -> Any:
-        """A value as it is reduced: lists as arrays where NumPy does the work."""
+        """The value to reduce; lists become arrays if NumPy does the reduction."""
         value = type.value(obj)
         return np.asarray(value) if type.is_list and func.function is None else value
 
 
 def _within_script(seconds: float) -> float:
-    """A time limit that ends before the script's own, so that its sentence is heard."""
+    """A time limit that ends before the script's own, so that its error message is seen."""
     left = float(os.environ.get("PERSEID_SCRIPT_ENDS") or math.inf) - time.time()
     return min(seconds, max(1.0, left - min(SPARE_SECONDS, left / 2)))
 
 
 def _started_server() -> str | None:
-    """The rendezvous that was started for this very run, where there is one."""
+    """Address of the rendezvous that was started for this run; None if there is none."""
     return os.environ.get("PERSEID_RENDEZVOUS") if "PERSEID_JOB_SECRET" in os.environ else None
 
 
 def python_path() -> str:
-    """What ``PYTHONPATH`` must be for programs whose ``fmi`` is this one."""
+    """Value of ``PYTHONPATH`` with which programs import this ``fmi``."""
     former = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.pathsep.join([str(PATH), *(part for part in former if part and part != str(PATH))])
 
 
 PATH = Path(__file__).with_name("path")
-"""The folder whose ``fmi`` module is this one: put it on a program's path."""
+"""The folder to put on a program's path so that ``import fmi`` finds this module."""

@@ -1,4 +1,4 @@
-"""The JSON configuration of FMI programs: which backends there are, and their constants."""
+"""The JSON configuration of FMI programs: the backends and their constants."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True, slots=True)
 class FmiConfig:
-    """What a configuration file says, in our units."""
+    """The content of a configuration file, in our units."""
 
     rendezvous: str | None
-    """``HOST:PORT`` of the Direct backend; None: not enabled."""
+    """``HOST:PORT`` of the Direct backend; None if it is not enabled."""
     bucket: str | None
-    """Where the S3 backend's messages lie, as a URL; None: not enabled."""
+    """URL for the messages of the S3 backend; None if it is not enabled."""
     region: str | None
     deadline: float
-    """Seconds for the others to come."""
+    """Seconds to wait for the other workers."""
     transports: tuple[TransportCosts, ...]
-    """The enabled backends with the file's (or our) constants."""
+    """The enabled backends, with constants from the file or our defaults."""
     rates: Rates
     key: str | None = field(default=None, repr=False)
-    """The job's key, 64 hexadecimal digits; None with an open server."""
+    """The job key, 64 hexadecimal digits; None for a server without keys."""
 
     @property
     def silence(self) -> float:
-        """Seconds of silence after which a rank counts as lost: never before the file's own limit.
+        """Seconds of silence after which a rank counts as lost; at least the file's own limit.
 
-        A rank that computes in one long call gives no sign of life, and the file bears with it.
+        A rank inside one long computation sends nothing, and the file's limit allows for that.
         """
         return max(LossTimeouts.silence, self.deadline)
 
@@ -48,14 +48,14 @@ def load(path: str | Path, faas_memory: int, rendezvous: str | None = None) -> F
     Parameters
     ----------
     faas_memory
-        MB of memory of one worker, for the price of its time.
+        Memory of one worker in MB, which determines the price of its time.
     rendezvous
-        ``HOST:PORT`` of the server that is there for this run, in place of the file's.
+        ``HOST:PORT`` of the server of this run, which replaces that of the file.
 
     Raises
     ------
     BadInputError
-        It cannot be read, or enables neither Direct nor S3.
+        The file cannot be read, or enables neither Direct nor S3.
     """
     document = read_object(path, "the FMI configuration")
     backends, model = _part(document, "backends"), _part(document, "model")
@@ -66,6 +66,7 @@ def load(path: str | Path, faas_memory: int, rendezvous: str | None = None) -> F
         direct = {"max_timeout": told.get("max_timeout"), "host": host, "port": port}
     if not direct and not s3:
         raise BadInputError(f"the FMI configuration {path} must enable the backend Direct or S3")
+    # FMI's time-outs are in milliseconds, and 0 means that none is set.
     waits = [_number(one, "max_timeout", 0.0) for one in (direct, s3) if one]
     return FmiConfig(
         rendezvous=f"{direct['host']}:{direct.get('port', 10000)}" if direct else None,

@@ -1,6 +1,6 @@
-"""Where the steps run: one small interface, one file a backend.
+"""Where the steps of a run are executed: one small interface, and one implementation per backend.
 
-`perseid.engines.base` is the interface, `perseid.engines.local` this machine's engine,
-`perseid.engines.driver` a whole run on any engine. Nothing is imported here: a worker process
-starts in milliseconds because it loads what it needs and no more.
+`perseid.engines.base` defines the interface, `perseid.engines.local` is the engine for this
+machine, and `perseid.engines.driver` drives a whole run on any engine. This file imports nothing:
+a worker process starts in milliseconds because it loads only what it needs.
 """

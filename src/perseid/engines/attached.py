@@ -1,4 +1,4 @@
-"""Follow a run that another process works on, through the objects it leaves in the store."""
+"""Follow a run that another process drives, through the objects that it writes to the store."""
 
 from __future__ import annotations
 
@@ -23,43 +23,44 @@ from perseid.pipeline.run_state import published, stored_logs
 from perseid.storage import ObjectInfo, Storage
 
 LOOK_SECONDS = 0.5
-"""Between two looks at the store."""
+"""Interval between two listings of the store, in seconds."""
 READERS = 16
-"""Objects read at once."""
+"""Number of objects that are read concurrently."""
 
 
 class AttachedRun:
-    """A handle of a run whose driver is another process, or is gone."""
+    """A handle of a run whose driver is another process or has ended."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._store = Storage(manifest.results_url)
         self._read: dict[int, ObjectInfo] = {}
-        """The version of a rank's record or log that was read last."""
+        """For each rank, the listing entry of the record or log that was read last."""
         self._states: dict[int, RankEvent] = {}
 
     @property
     def seen(self) -> frozenset[int]:
-        """Ranks whose record was seen."""
+        """Ranks whose record has been read."""
         states = self._states.values()
         return frozenset(event.rank for event in states if event.state is RankState.DONE)
 
     @property
     def known(self) -> tuple[RankEvent, ...]:
-        """Where each rank stood at the last look."""
+        """The latest event of each rank, as of the last `poll`."""
         return tuple(self._states.values())
 
     @property
     def ended(self) -> bool:
-        """Whether the driver is gone; for a driver on another machine, whether its mark is."""
+        """Whether the driver has ended; if it is on another machine, whether its mark is gone."""
         mark = read_mark(self._store)
-        # A process of another machine cannot be looked at; only its mark's removal tells.
+        # A process on another machine cannot be checked; the mark's removal shows that it ended.
         return mark is None or (mark.here and not mark.is_alive)
 
     def poll(self) -> Sequence[Event]:
-        """What has changed since the last look, as records and logs tell it.
+        """Events for what has changed since the last call, according to records and logs.
 
-        One listing; a record is read once, and the log of a rank that has none when it has grown.
+        Each call lists the store once. A record is read once; the log of a rank without a record
+        is read again whenever it has grown.
         """
         listed = {info.key: info for info in self._store.list()}
         changed: dict[int, ObjectInfo] = {}
@@ -78,12 +79,13 @@ class AttachedRun:
         return tuple(events.values())
 
     def wait(self, report: Report, timeout: float | None = None) -> None:
-        """Wait until the driver has ended; what earlier looks have seen is reported first."""
+        """Wait until the driver has ended. The events of earlier polls are reported first."""
         deadline = None if timeout is None else time.monotonic() + timeout
         for known in self.known:
             report(known)
         while True:
-            ended = self.ended  # before the look: what is written in between is seen by it
+            # Checked before polling, so that the poll sees everything that the driver wrote last.
+            ended = self.ended
             for event in self.poll():
                 report(event)
             if ended:
@@ -107,11 +109,11 @@ class AttachedRun:
         return True
 
     def leave(self) -> str:
-        """Nothing: the driver publishes."""
+        """Do nothing: the driver publishes the run."""
         return ""
 
     def report(self) -> EngineReport:
-        """Every attempt of the run."""
+        """The report on every attempt of the run, once it has been published."""
         if not self.ended:
             raise RunError(f"{self._store.where()} is still being worked on: wait for it first")
         done = published(self._store, self._manifest)
@@ -123,8 +125,8 @@ class AttachedRun:
         return done.mapped
 
     def logs(self, rank: int | None = None, *, follow: bool = False) -> Iterator[tuple[int, str]]:
-        """Line by line from the logs in the store; one that grows is read on."""
-        said: dict[int, int] = {}
+        """Yield (rank, line) from the logs in the store; with `follow`, also lines added later."""
+        said: dict[int, int] = {}  # number of lines already yielded, by rank
         while True:
             ended = self.ended
             for number, text in stored_logs(self._store, rank):
@@ -151,7 +153,7 @@ class AttachedRun:
         return layout.done_record(rank, script=self._manifest.script is not None)
 
     def _look_at(self, rank: int, found: ObjectInfo) -> RankEvent | None:
-        """The event that a record or a log tells; None if it is not of this run, or is gone."""
+        """The event that a record or log describes; None if it is missing or of another run."""
         try:
             data = self._store.get(found.key)
             if found.key == layout.log(rank):

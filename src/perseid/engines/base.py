@@ -1,8 +1,8 @@
-"""The interface of all engines: submit a run's ranks, or find them again, and follow them.
+"""The interface of all engines: submit the ranks of a run, or find them again, and follow them.
 
 The pipeline begins and publishes a run; an engine turns its work items into records in the store.
-A further engine is one module with these two classes, one line in `engine_names`, and one
-fixture of the conformance suite (``tests/conformance``).
+To add an engine, write one module with these two classes, one line in `engine_names`, and one
+fixture for the conformance suite (``tests/conformance``).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class Capabilities:
     detach: bool
     """Whether a run goes on when the process that submitted it ends."""
     device: str
-    """What the model computes on: ``cpu``."""
+    """Kind of device that the model computes on: ``cpu``."""
     memory_per_rank: int | None
-    """MB that each rank has; None if the request says it."""
+    """Memory of each rank, in MB; None if the request states it."""
     max_parallel: int | None
-    """Ranks at once, at most; None if only the engine's own limits hold."""
+    """Maximum number of ranks at once; None if only the engine's own limits apply."""
     more_memory: bool = False
-    """Whether a rank that ran out of memory is tried again with more."""
+    """Whether a rank that ran out of memory is tried again with more memory."""
     own_default: bool = True
-    """Whether the model ``default`` is that of the installation which submits the run."""
+    """Whether the model ``default`` is the one installed where the run is submitted."""
 
 
 class RunHandle(Protocol):
@@ -46,30 +46,31 @@ class RunHandle(Protocol):
         """Whether nothing works on the run any more, as far as `poll` has seen."""
 
     def poll(self) -> Sequence[Event]:
-        """The events since the last call. Returns soon, also when there are none."""
+        """The events since the last call. Returns promptly, even if there are none."""
 
     def wait(self, report: Report, timeout: float | None = None) -> None:
-        """Until the ranks have ended or `timeout` seconds have passed; each event is reported.
+        """Wait until the ranks have ended or `timeout` seconds have passed; report each event.
 
         Raises
         ------
         RunError
-            The time is over; the run goes on where the engine can detach.
+            The time is up; the run continues if the engine can detach.
         """
 
     def stop(self) -> bool:
         """Ask the ranks to stop; finished work stays in the store. Return whether anything was
         running.
 
-        It returns soon; `wait` returns when they have ended.
+        This returns promptly; `wait` returns when the ranks have ended.
         """
 
     def leave(self) -> str:
-        """The process that began the run leaves it: have it published without one, if possible.
+        """Prepare for the end of this process: have the run published without it, if possible.
 
         Returns
         -------
-        A sentence that says how it gets published where nothing does it by itself; otherwise empty.
+        A sentence that tells the user how to publish the run, if that does not happen by itself;
+        otherwise an empty string.
         """
 
     def report(self) -> EngineReport:
@@ -78,11 +79,11 @@ class RunHandle(Protocol):
         Raises
         ------
         PerseidError
-            They could not be run at all, or still run.
+            The ranks could not be run at all, or are still running.
         """
 
     def logs(self, rank: int | None = None, *, follow: bool = False) -> Iterator[tuple[int, str]]:
-        """(rank, line) of what the ranks logged; `follow`: as lines come, until the run ends."""
+        """Yield (rank, line) of the logs; with `follow`, new lines as well until the run ends."""
 
     def __enter__(self) -> Self: ...
 
@@ -95,7 +96,7 @@ class RunHandle(Protocol):
 
 
 def stated(settings: Mapping[str, object], names: Sequence[str]) -> Any:
-    """The given settings among these names, as keyword arguments."""
+    """The settings with one of these names and a value other than None, as keyword arguments."""
     return {name: settings[name] for name in names if settings.get(name) is not None}
 
 
@@ -109,15 +110,15 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """E.g. ``local``; stated in the results."""
+        """Name of the engine, such as ``local``; it is recorded in the results."""
 
     @property
     def on_aws(self) -> bool:
-        """Whether AWS bills the ranks, and a run can be examined there before it begins."""
+        """Whether AWS bills the ranks, so that a run can be examined there before it begins."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the engine can do, declared."""
+        """What the engine can do."""
 
     def default_results(self, data: str) -> str:
         """A fresh prefix for the results of a run that names none."""
@@ -128,7 +129,7 @@ class Engine(Protocol):
         Raises
         ------
         BadInputError
-            It asks for something that the engine cannot do.
+            The request asks for something that the engine cannot do.
         """
 
     def check(self, manifest: Manifest) -> None:
@@ -138,17 +139,17 @@ class Engine(Protocol):
     def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> RunHandle:
         """Begin to work on an initialized run, and return at once.
 
-        `ranks` are those that are missing of a run that is resumed; None stands for all.
-        A failing rank never stops the others.
+        For a run that is resumed, `ranks` are the missing ones; None means all ranks. A failing
+        rank never stops the others.
 
         Raises
         ------
         RunError
-            Another process works on the run.
+            Another process is working on the run.
         """
 
     def locate(self, name: str) -> str:
-        """The URL of a run that is given by another name, such as its id.
+        """The URL of a run that was given by another name, such as its id.
 
         Raises
         ------
@@ -157,10 +158,10 @@ class Engine(Protocol):
         """
 
     def attach(self, manifest: Manifest) -> RunHandle:
-        """Find a run again that was submitted, by this process or another; it may have ended.
+        """Find a run that this or another process submitted; it may have ended.
 
         Raises
         ------
         NotFoundError
-            This engine knows nothing of it.
+            This engine does not know the run.
         """

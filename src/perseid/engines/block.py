@@ -1,7 +1,7 @@
 """A block of ranks in worker processes of one machine, on behalf of a scheduler's task.
 
-Slurm and Dask decide when and where a task runs; inside it ranks are worked on as the local engine
-does: the same processes, limits, retries, logs and measurements.
+Slurm and Dask decide when and where a task runs. Inside the task, ranks are processed as by the
+local engine, with the same processes, limits, retries, logs and measurements.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ def work_on_block(
     Parameters
     ----------
     items
-        At least one.
+        Work items of the ranks, at least one.
     options
-        As for the local engine.
+        Options as for the local engine.
     report
         Called with each event.
     stop
-        Its count ends the ranks.
+        Requests to stop; one that is counted ends the ranks.
     leave
-        Asked again and again: once it gives a sentence, no further rank is begun, and those that
-        wait have failed with it.
+        Called repeatedly. Once it returns a sentence, no further rank is started, and the ranks
+        that still wait fail with that sentence as their message.
     kept
-        Processes that stand by between blocks; None: each block has its own.
+        Worker processes that stay alive between blocks; None if each block starts its own.
     """
     with ExitStack() as stack:
         reaper = kept.reaper if kept else stack.enter_context(Reaper())
@@ -59,6 +59,7 @@ def work_on_block(
         try:
             while not (stop.count or ranks.finished):
                 ranks.turn()
+                # The scheduler may end the task soon: running ranks go on, none is started.
                 if said := leave():
                     ranks.leave_waiting(said)
         except BaseException:
@@ -68,13 +69,13 @@ def work_on_block(
 
 
 def attempts_before(manifest: Manifest, ranks: Sequence[int]) -> dict[int, int]:
-    """Attempt of the record that each of these ranks has already; others are missing."""
+    """By rank, the attempt whose record it already has; ranks without a record are left out."""
     records, _ = read_records(Storage(manifest.results_url), manifest)
     return {rank: records[rank].attempt for rank in ranks if rank in records}
 
 
 def done_since(manifest: Manifest, rank: int, before: int) -> bool:
-    """Whether a rank has a record of a newer attempt than it had `before` (0: none)."""
+    """Whether the rank has a record of a newer attempt than `before` (0 if it had none)."""
     store = Storage(manifest.results_url)
     try:
         key = layout.done_record(rank, script=manifest.script is not None)

@@ -1,4 +1,4 @@
-"""What engines have in common whose ranks start when a scheduler has room for them."""
+"""The common part of engines whose ranks start when a scheduler has room for them."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
 
 LIMITS = ("threads", "memory_mb", "timeout", "retries")
-"""Keyword arguments of these engines that are keys of a request, too."""
+"""Keyword arguments of these engines that are also keys of a request."""
 
 
 class ClusterEngine:
     """The part of an engine that does not depend on its scheduler.
 
-    Ranks merge through the store, since tasks start when there is room. A further engine of this
-    kind is a subclass with the four names below, `configured`, `submit` and `attach`.
+    Ranks merge through the store, since tasks start when there is room. To add an engine of this
+    kind, write a subclass with the four attributes below and `configured`, `submit` and `attach`.
 
     Parameters
     ----------
     ranks_per_task
-        Ranks that one task works on, one after the other; None: as the engine sees fit.
+        Number of ranks that one task works on, one after the other; None lets the engine choose.
     limits
-        What counts before the run's own request, by the request's keys; None: not given.
+        Values that override the run's own request, by the request's keys; None if not given.
     command
-        The worker's program; empty: ours.
+        Command line of the worker program; empty for the standard one.
     """
 
     name: str
     on_aws = False
     scheduler: str
-    """Its name in sentences, such as ``Slurm``."""
+    """Name of the scheduler in messages, such as ``Slurm``."""
     detach: bool
     """Whether a run goes on when the process that submitted it ends."""
     no_gang: str
-    """Where ranks that must run at once are refused: by whom, and what to use instead."""
+    """End of the message that refuses ranks that must run at once; it says what to use instead."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class ClusterEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        """No gang: tasks start when there is room."""
+        """Without a gang: tasks start when there is room."""
         memory = self._limits.get("memory_mb")
         return Capabilities(
             gang=False,
@@ -68,7 +68,7 @@ class ClusterEngine:
         )
 
     def default_results(self, data: str) -> str:
-        """As on one machine: ``runs/<the data's name>-<now>`` in the current folder."""
+        """As for the local engine: ``runs/<name of the data>-<time>`` in the current folder."""
         return LocalEngine().default_results(data)
 
     def prepare(self, request: RunRequest) -> RunRequest:
@@ -92,10 +92,10 @@ class ClusterEngine:
         refuse_small_memory(manifest.item(0), options.threads, options.memory_mb)
 
     def locate(self, name: str) -> str:
-        """Runs of a cluster have no other name than their place."""
+        """A run on a cluster has no name other than its location."""
         return LocalEngine().locate(name)
 
     def _options_for(self, manifest: Manifest) -> LocalOptions:
-        """How the worker processes of a task are treated."""
+        """The options of the worker processes of a task."""
         options = options_of(RunRequest.parse({**manifest.request, **self._limits}))
         return replace(options, command=self._command or WORKER)

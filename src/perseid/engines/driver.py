@@ -39,13 +39,13 @@ NOTHING_TO_DO = "the run is complete: nothing to do"
 def begin(
     request: RunRequest, engine: Engine, report: Report, *, replace: bool = False
 ) -> tuple[Manifest, RunHandle]:
-    """Claim the place of a run and begin to work on it.
+    """Claim the prefix of a run and begin to work on it.
 
     Raises
     ------
     BadInputError, StorageError, RunError
-        As `perseid.pipeline.initialize.initialize`; also where another process works on the run
-        that is to be replaced.
+        As for `perseid.pipeline.initialize.initialize`; also if another process works on the run
+        that would be replaced.
     """
     report(StageEvent("initialize"))
     request = engine.prepare(request)
@@ -56,7 +56,7 @@ def begin(
 
         def check(manifest: Manifest) -> None:
             engine.check(manifest)
-            # Who works on a place owns it before it is claimed: of two at once one does not begin.
+            # Ownership comes before the claim: of two processes at once, only one begins.
             owned.enter_context(Owner(Storage(manifest.results_url)))
 
         begun = initialize(request, script_job(request), replace=replace, check=check)
@@ -65,30 +65,31 @@ def begin(
         try:
             handle = engine.submit(begun.manifest)
         except PerseidError:
-            # Nothing has begun, so the place is left as it was found.
+            # Nothing has begun, so the prefix is left as it was found.
             give_up(Storage(begun.manifest.results_url))
             raise
-        except KeyboardInterrupt:  # whether it was taken by then, only the engine knows
+        except KeyboardInterrupt:
+            # Only the engine knows whether it had accepted the run by then.
             url = begun.manifest.results_url
             raise RunInterruptedError(
                 f"stopped while the run was handed to {engine.name}: `perseid status {url}` says "
                 f"whether it goes on, and `perseid resume {url}` does what is missing"
             ) from None
-        owned.pop_all()  # the engine's own mark stands in the place of this one
+        owned.pop_all()  # from here on, the engine's own mark replaces this one
     return begun.manifest, handle
 
 
 def begin_missing(
     manifest: Manifest, engine: Engine, report: Report, *, allow_model_change: bool = False
 ) -> RunHandle:
-    """Start to compute what is missing from a run.
+    """Begin to compute what is missing from a run.
 
     Raises
     ------
     BadModelError
-        The model is not the one that the run began with, or is gone.
+        The model is missing, or is not the one that the run began with.
     RunError
-        Another process of this machine works on it.
+        Another process on this machine is working on it.
     """
     store = Storage(manifest.results_url)
     ranks = missing_ranks(store, manifest)
@@ -101,7 +102,7 @@ def begin_missing(
     report(StageEvent("resume", f"{len(ranks)} of {manifest.world_size} ranks are missing"))
     # Submit first: if the engine refuses, the former merge stays valid.
     handle = engine.submit(manifest, ranks)
-    store.delete([layout.MERGED])  # what was merged is not what there will be
+    store.delete([layout.MERGED])  # it lacks the ranks that are computed now
     return handle
 
 
@@ -113,20 +114,20 @@ def start(
     Parameters
     ----------
     request
-        What to run; its ``results`` must be a prefix without a run.
+        What to run; there must be no run at its ``results`` unless `replace` is given.
     engine
         Where the ranks work.
     report
         Called with each event.
     replace
-        Remove the run that is at the prefix first.
+        First remove the run that is at the prefix.
 
     Raises
     ------
     BadInputError, StorageError, RunError
-        As `begin`.
+        As for `begin`.
     RunInterruptedError
-        The user stopped it; `resume` goes on.
+        The user stopped the run; `resume` continues it.
     """
     manifest, handle = begin(request, engine, report, replace=replace)
     with _stoppable(manifest, engine), handle:
@@ -136,10 +137,10 @@ def start(
 def resume(
     url: str, engine: Engine, report: Report, *, allow_model_change: bool = False
 ) -> RunResult:
-    """Work on the ranks of a run that have no whole record of it, then summarize.
+    """Work on the ranks that have no complete record, then summarize the run.
 
-    A run that is complete and published is left as it is; a catalogue that was deleted or
-    shortened afterwards is made again.
+    A run that is complete and published is left as it is. If its catalogue was deleted or
+    truncated afterwards, the catalogue is written again.
 
     Parameters
     ----------
@@ -150,19 +151,19 @@ def resume(
     report
         Called with each event.
     allow_model_change
-        Go on where the model is not the one that the run began with; the run is ``mixed`` then,
-        never ``complete``.
+        Continue even if the model is not the one that the run began with; the run is then
+        ``mixed``, never ``complete``.
 
     Raises
     ------
     BadModelError
-        The model is not the one that the run began with, or is gone.
+        The model is missing, or is not the one that the run began with.
     NotFoundError
         There is no run at this prefix.
     RunError
-        Another process of this machine works on it.
+        Another process on this machine is working on it.
     RunInterruptedError
-        The user stopped it again.
+        The user stopped the run again.
     """
     manifest = Manifest.load(Storage(url))
     done = finished(Storage(url), manifest)
@@ -182,7 +183,7 @@ def follow(
     *,
     timeout: float | None = None,
 ) -> RunResult:
-    """Wait for the ranks that were submitted, then publish what the run found."""
+    """Wait for the submitted ranks, then publish the results of the run."""
     if not handle.ended:
         report(StageEvent("map"))
     handle.wait(report, timeout)
@@ -206,7 +207,7 @@ def _publish(manifest: Manifest, mapped: EngineReport, measured: EngineSummary) 
             transport_note=mapped.transport_note,
             engine=measured,
         )
-    except RunIncompleteError as error:  # after publishing what there is
+    except RunIncompleteError as error:  # raised after publishing what there is
         incomplete = str(error)
         summary = cast(RunSummary, parse_json(store.get(layout.SUMMARY)))
     summary["cost"] = bill(store)
@@ -215,9 +216,9 @@ def _publish(manifest: Manifest, mapped: EngineReport, measured: EngineSummary) 
 
 
 def bill(store: Storage) -> Mapping[str, object] | None:
-    """What a run costs, from its REPORT lines; None if there are none.
+    """The cost of a run, computed from its REPORT lines; None if there are none.
 
-    Not summarize's work: a worker's REPORT line is written after the worker has ended.
+    This is not part of summarize, because a REPORT line is written after its worker has ended.
     """
     usage = read_stored(store, [entry.key for entry in store.list()]).usage
     return None if usage is None else cost(usage).to_json()
@@ -234,7 +235,7 @@ def stopped(manifest: Manifest, engine: Engine) -> RunInterruptedError:
 
 @contextmanager
 def _stoppable(manifest: Manifest, engine: Engine) -> Iterator[None]:
-    """Turn Ctrl-C outside the map into the error that says how to resume."""
+    """Turn Ctrl-C outside the map into the error that tells the user how to resume."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Engines by name: what ``--engine``, ``perseid.run(engine=…)`` and a run's ``driver.json`` say."""
+"""Engines by name, as given in ``--engine``, ``perseid.run(engine=…)`` and ``driver.json``."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ENGINES = {
     "dask": ("perseid.engines.dask", "DaskEngine"),
     "aws": ("perseid.aws.engine", "AwsEngine"),
 }
-"""Module and class of each; imported when it is asked for."""
+"""Module and class of each engine; the module is imported when the engine is needed."""
 
 
 def engine_class(name: str) -> type[Engine]:
-    """The class of an engine; raises `BadInputError` for another name."""
+    """The class of an engine; raises `BadInputError` for an unknown name."""
     if name not in ENGINES:
         raise BadInputError(f"there is no engine {name!r}: choose one of {', '.join(ENGINES)}")
     module, attribute = ENGINES[name]
@@ -30,11 +30,9 @@ def engine_class(name: str) -> type[Engine]:
 
 
 def engine_of_run(store: Storage, settings: Mapping[str, object] | None = None) -> Engine:
-    """The engine that works, or worked last, on the run at this prefix.
+    """The engine that works, or last worked, on the run at this prefix.
 
-    `settings` count before what the run itself says of its engine.
-
-    Version 0.1 left no mark of a run on AWS: whatever lies on S3 without one ran there.
+    `settings` override what the run itself states about its engine.
     """
     given = {name: value for name, value in (settings or {}).items() if value is not None}
     for key in (layout.DRIVER, layout.ENGINE):
@@ -44,4 +42,5 @@ def engine_of_run(store: Storage, settings: Mapping[str, object] | None = None) 
             continue
         if isinstance(mark, dict) and ("pid" in mark or mark.get("engine") in ENGINES):
             return engine_class(mark.get("engine", "local")).configured(mark | given)
+    # Version 0.1 left no mark of its runs on AWS: a run on S3 without a mark ran there.
     return engine_class("aws" if store.location.scheme == "s3" else "local").configured(given)

@@ -1,7 +1,7 @@
-"""The lines of a rank's log, as Lambda writes them, and where the rank stands by them.
+"""The lines of a rank's log, in the format of Lambda, and the state of the rank that they imply.
 
 Formats: AWS Lambda developer guide, "Viewing CloudWatch logs for functions" (INIT_START, START,
-END, REPORT and what stands between where an invocation failed).
+END, REPORT, and the lines between them if an invocation failed).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STANDS = {
     RankState.RETRYING: "perseid: the rank is tried again\n",
     RankState.FAILED: "perseid: the rank has failed\n",
 }
-"""Lines by which whoever reads the log knows where the rank stands; the last one counts."""
+"""Lines that tell a reader of the log the state of the rank; the last one counts."""
 
 _ERRORS = {
     Ending.RAISED: "Function.Error",
@@ -35,15 +35,16 @@ _ERRORS = {
 
 
 def attempts_in(log: str) -> int:
-    """How many attempts per rank's log tells of, unfinished ones included."""
+    """Number of attempts in a rank's log, including unfinished ones."""
     return len(_START.findall(log))
 
 
 def state_in(rank: int, log: str) -> RankEvent | None:
-    """Where a rank without a record stands by its log; None if no attempt has begun."""
+    """State of a rank without a record, according to its log; None if no attempt has begun."""
     attempts = attempts_in(log)
     if not attempts:
         return None
+    # Lines of earlier attempts say nothing about the present state.
     last = log[log.rindex("START RequestId: ") :]
     state = next((state for state, words in _STANDS.items() if words in last), RankState.RUNNING)
     why = _WHY.findall(last) if state in (RankState.RETRYING, RankState.FAILED) else []
@@ -51,7 +52,7 @@ def state_in(rank: int, log: str) -> RankEvent | None:
 
 
 def start_lines(request_id: str, *, cold: bool, output: str = "") -> str:
-    """What a log holds when an attempt begins; `output` is what the worker printed in its init."""
+    """Lines that begin an attempt; `output` is what the worker printed during its init."""
     first = (
         f"INIT_START Runtime Version: python:{platform.python_version()}.local\n" if cold else ""
     )
@@ -59,7 +60,7 @@ def start_lines(request_id: str, *, cold: bool, output: str = "") -> str:
 
 
 def end_lines(attempt: Attempt, output: str) -> str:
-    """What is added when it ends: the output, the error, END and REPORT."""
+    """Lines that end an attempt: its output, its error, END and REPORT."""
     return (
         output
         + _error_line(attempt)
@@ -70,8 +71,8 @@ def end_lines(attempt: Attempt, output: str) -> str:
 
 
 def standing_line(state: RankState) -> str:
-    """What is added where a rank comes to wait, is to be tried again, or has failed; otherwise
-    empty."""
+    """Line for a rank that now waits, will be tried again, or has failed; empty for other
+    states."""
     return _STANDS.get(state, "")
 
 

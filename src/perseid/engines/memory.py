@@ -8,7 +8,7 @@ _PROC = Path("/proc")
 
 
 def _field(pid: int | str, name: str) -> float:
-    """A ``kB`` line of /proc/PID/status in MiB; 0 for a process that is gone."""
+    """A ``kB`` field of /proc/PID/status, in MiB; 0 if the process has ended."""
     try:
         text = (_PROC / str(pid) / "status").read_text()
     except OSError:
@@ -20,18 +20,19 @@ def _field(pid: int | str, name: str) -> float:
 
 
 def resident(pid: int) -> float:
-    """Resident memory now, MiB."""
+    """Current resident memory, in MiB."""
     return _field(pid, "VmRSS")
 
 
 def peak(pid: int | str = "self") -> float:
-    """High-water mark of resident memory since the last `reset_peak`, MiB."""
+    """Peak resident memory since the last `reset_peak`, in MiB."""
     return _field(pid, "VmHWM")
 
 
 def reset_peak() -> bool:
-    """Set this process' high-water mark back to what is resident now; False where not allowed."""
+    """Reset this process' peak to its current resident memory; False if that is not allowed."""
     try:
+        # 5 resets VmHWM only (proc(5)).
         (_PROC / "self" / "clear_refs").write_text("5")
     except OSError:
         return False
@@ -39,12 +40,13 @@ def reset_peak() -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """Direct children of a process' threads; empty if the kernel does not tell."""
+    """Process ids of the direct children of a process; empty if the kernel does not list them."""
     found: list[int] = []
     try:
         tasks = list((_PROC / str(pid) / "task").iterdir())
     except OSError:
         return found
+    # The kernel lists children by the thread that started them.
     for task in tasks:
         try:
             found += [int(child) for child in (task / "children").read_text().split()]
@@ -54,12 +56,12 @@ def children(pid: int) -> list[int]:
 
 
 def resident_tree(pid: int) -> float:
-    """Resident memory of a process and all of its descendants, MiB; shared pages count twice."""
+    """Resident memory of a process and its descendants, in MiB; shared pages count repeatedly."""
     return resident(pid) + sum(resident_tree(child) for child in children(pid))
 
 
 def available() -> float:
-    """Memory that is available without swapping, MiB; 0 if the kernel does not tell."""
+    """Memory that is available without swapping, in MiB; 0 if the kernel does not report it."""
     try:
         text = (_PROC / "meminfo").read_text()
     except OSError:

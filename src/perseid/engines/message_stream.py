@@ -1,6 +1,6 @@
-"""Messages over a socket between the driver and one worker, a line each.
+"""Messages between the driver and one worker over a socket, one message per line.
 
-The end of the stream is the end of the other side.
+The end of the stream means that the other side has ended.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from perseid.engines.worker_messages import Message, from_text, to_text
 from perseid.errors import RunError
 
 SEND_SECONDS = 10.0
-"""Longest wait for the other side to take a message: items are kilobytes, buffers hold 200 kB."""
+"""Longest wait for the other side to take a message. Items take kilobytes; the socket buffers
+hold 200 kB, so a wait means that the other side has stopped reading."""
 LONGEST = 64 * 1024 * 1024
-"""Bytes of one message; an item of 100,000 partitions is about 10 MB."""
+"""Maximum size of a message, in bytes; an item of 100,000 partitions takes about 10 MB."""
 
 
 class MessageStream:
@@ -25,14 +26,14 @@ class MessageStream:
         self._socket = connection
         self._buffer = bytearray()
         self.ended = False
-        """Whether the other side has closed."""
+        """Whether the other side has closed the connection."""
 
     def fileno(self) -> int:
         """The socket's descriptor, so that a selector can wait for it."""
         return self._socket.fileno()
 
     def send(self, message: Message) -> None:
-        """Hand one message over; raises `OSError` if the other side is gone or does not read."""
+        """Send one message; raises `OSError` if the other side has ended or does not read."""
         self._socket.settimeout(SEND_SECONDS)
         self._socket.sendall(to_text(message).encode() + b"\n")
 
@@ -42,7 +43,7 @@ class MessageStream:
         Raises
         ------
         TimeoutError
-            Nothing came within `timeout` seconds (None: the end of the stream is the deadline).
+            Nothing arrived within `timeout` seconds (None: wait until the stream ends).
         """
         self._socket.settimeout(timeout)
         while (message := self._take()) is None:
@@ -51,7 +52,7 @@ class MessageStream:
         return message
 
     def drain(self) -> list[Message]:
-        """Every whole message that has arrived, without waiting."""
+        """Return every complete message that has arrived, without waiting."""
         self._socket.settimeout(0)
         try:
             while self._read():
@@ -81,9 +82,9 @@ class MessageStream:
     def _read(self) -> bool:
         try:
             data = self._socket.recv(65536)
-        except ConnectionError:
+        except ConnectionError:  # a reset by a killed process is an end, too
             data = b""
-        # 0 bytes: the other side closed, which is how both learn of each other's end.
+        # 0 bytes mean that the other side closed: each side learns of the other's end this way.
         self.ended = not data
         self._buffer += data
         if len(self._buffer) > LONGEST:

@@ -1,4 +1,4 @@
-"""Ownership of a run by one driver process: two drivers would do all work twice."""
+"""Ownership of a run by one driver process, since two drivers would do all work twice."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ from perseid.pipeline.schema import from_plain
 from perseid.storage import Storage
 
 TRIES = 20
-"""How often a mark that changes under us is looked at again."""
+"""Number of tries to set the mark while other processes keep changing it."""
 
 
 @dataclass(frozen=True)
 class DriverMark:
-    """Which process works on a run, as ``driver.json`` says."""
+    """The process that works on a run, as stated in ``driver.json``."""
 
     host: str
-    """Its machine's name."""
+    """Host name of the machine that the process runs on."""
     pid: int
     born: str
-    """When it started; see `_born`. A number is used again, a number and its birth are not."""
+    """Start of the process; see `_born`. A pid is reused, a pid with its start time is not."""
     engine: str = "local"
     since: float = 0.0
-    """When it began to work on the run, seconds since the epoch."""
+    """Time at which the process began to work on the run, in seconds since the epoch."""
 
     @classmethod
     def of_this_process(cls) -> DriverMark:
-        """This process, from now on."""
+        """The mark of this process, from now on."""
         pid = os.getpid()
         return cls(socket.gethostname(), pid, _born(pid), since=time.time())
 
     @property
     def here(self) -> bool:
-        """Whether it is a process of this machine, which can be asked."""
+        """Whether the process runs on this machine, where it can be checked."""
         return self.host == socket.gethostname()
 
     @property
     def is_alive(self) -> bool:
-        """Whether that very process runs on this machine."""
+        """Whether exactly this process is running on this machine."""
         return self.here and self.born == _born(self.pid) != ""
 
 
 class Owner:
     """Mark this process as the run's driver while the context is entered.
 
-    A driver that was killed leaves its mark; it is passed over when the process is gone. A driver
-    on another machine cannot be asked, so its mark is passed over, too: ranks that are worked on
-    twice write the same objects.
+    A driver that was killed leaves its mark behind; the mark is ignored once its process is gone.
+    A driver on another machine cannot be checked, so its mark is ignored as well: ranks that are
+    processed twice write the same objects.
 
     Raises
     ------
     RunError
-        Another live process of this machine works on the run.
+        Another live process on this machine works on the run.
     """
 
     def __init__(self, store: Storage) -> None:
@@ -84,12 +84,12 @@ class Owner:
         try:
             self._store.delete([layout.DRIVER])
         except StorageError:
-            if kind is None:
+            if kind is None:  # otherwise it would hide the error that is under way
                 raise
 
 
 def _marked(store: Storage, mark: bytes) -> bool:
-    """Whether the mark replaced what was there, before another process could replace it."""
+    """Set the mark; return False if another process changed it at the same time."""
     try:
         seen = store.info(layout.DRIVER)
     except NotFoundError:
@@ -98,6 +98,7 @@ def _marked(store: Storage, mark: bytes) -> bool:
         except AlreadyExistsError:
             return False
         return True
+    # Checked again: a process may have set its mark since the caller looked.
     refuse_if_owned(store)
     try:
         store.swap(layout.DRIVER, mark, seen)
@@ -107,7 +108,7 @@ def _marked(store: Storage, mark: bytes) -> bool:
 
 
 def refuse_if_owned(store: Storage) -> None:
-    """Raise `RunError` if another live process of this machine works on the run."""
+    """Raise `RunError` if another live process on this machine works on the run."""
     other = read_mark(store)
     if other is not None and other.pid != os.getpid() and other.is_alive:
         began = time.strftime("%H:%M:%S UTC", time.gmtime(other.since))
@@ -118,7 +119,7 @@ def refuse_if_owned(store: Storage) -> None:
 
 
 def read_mark(store: Storage) -> DriverMark | None:
-    """What ``driver.json`` says of the process that works on the run; None if none does."""
+    """The mark of the process that works on the run, from ``driver.json``; None without one."""
     try:
         mark = parse_json(store.get(layout.DRIVER))
         names = [field.name for field in fields(DriverMark) if field.name in mark]
@@ -128,10 +129,11 @@ def read_mark(store: Storage) -> DriverMark | None:
 
 
 def _born(pid: int) -> str:
-    """When a process started: boot id and clock ticks since boot (proc(5)); empty if it is gone."""
+    """Start of a process as boot id and clock ticks since boot (proc(5)); empty if it has ended."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # The name of the program, in parentheses, may itself contain spaces and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
-    return f"{boot}/{fields[19]}"
+    return f"{boot}/{fields[19]}"  # field 22, starttime

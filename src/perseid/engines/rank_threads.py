@@ -1,8 +1,8 @@
 """The worker's side of a collective merge: one thread for each rank that it was given.
 
-Ranks that are done hold no process: what they left lies on a disk, and the process that worked on
-them goes on to others. When all are done, each process takes its share of the ranks into the
-communicator, each with a registration and connections of its own.
+Ranks that are done occupy no process: their outputs are on a disk, and the process that worked on
+them continues with other ranks. When all ranks are done, each process joins the communicator for
+its share of the ranks; each rank has its own registration and its own connections.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from perseid.pipeline.join_settings import JoinSettings
 from perseid.storage import Storage
 
 STACK_BYTES = 1024 * 1024
-"""Of a rank's thread: it calls numpy and pickle, nothing deep."""
+"""Stack size of a rank's thread, which calls numpy and pickle without deep recursion."""
 
 
 def run_ranks(
     settings: JoinSettings, items: Sequence[WorkItem], kept: Mapping[int, Any]
 ) -> dict[int, str]:
-    """Merge collectively as each of these ranks; return, by rank, why that failed (empty: it did
-    not).
+    """Merge collectively as each of these ranks; return by rank why that failed (empty: it
+    succeeded).
 
     Parameters
     ----------
     settings
         The rendezvous, and the deadlines that bound this call.
     items
-        Of the ranks.
+        Work items of the ranks.
     kept
-        `RankOutputs` of ranks whose objects this process has at hand; those of
-        the others come from the store.
+        By rank, `RankOutputs` of those whose objects this process still has; the objects of the
+        other ranks are read from the store.
     """
     from perseid.pipeline.collective_merge import RankOutputs, merge_collectively
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Each rank has its own connections: a share of fifty ranks exceeds the usual 1,024 files.
+    # Each rank has its own connections, so fifty ranks exceed the usual limit of 1,024 files.
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     found: dict[int, str] = {}
     reading = threading.Lock()
@@ -51,10 +51,10 @@ def run_ranks(
                 item, Storage(item.results_url), reading
             )
             found[item.rank] = merge_collectively(outputs, settings).transport_note
-        except (PerseidError, ValueError) as error:  # its record cannot be read
+        except (PerseidError, ValueError) as error:  # the record cannot be read
             found[item.rank] = str(error)
 
-    # The default is 8 MB of address space a thread, and there may be hundreds of threads.
+    # The default is 8 MB of address space per thread, and there may be hundreds of threads.
     former = threading.stack_size(STACK_BYTES)
     threads = [threading.Thread(target=one, args=(item,), daemon=True) for item in items]
     for thread in threads:

@@ -1,4 +1,4 @@
-"""When to try a rank again, and when to try it twice at once: pure functions of numbers."""
+"""When to retry a rank, and when to run two attempts at once: pure functions of numbers."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ FINAL = frozenset({Ending.DONE, Ending.BAD_INPUT})
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a rank is tried, and how long to wait in between."""
+    """How often a rank is tried, and how long to wait between attempts."""
 
     retries: int = 2
-    """Attempts after the first; 0 or more."""
+    """Number of attempts after the first; 0 or more."""
     first_wait: float = 0.5
     """Seconds before the second attempt."""
     factor: float = 2.0
-    """Each further wait is longer by this factor."""
+    """Factor by which each further wait is longer."""
     longest_wait: float = 30.0
-    """Seconds."""
+    """Maximum wait, in seconds."""
 
     def __post_init__(self) -> None:
         if self.retries < 0:
             raise BadInputError(f"retries must be 0 or more, not {self.retries}")
 
     def wait(self, failures: int) -> float:
-        """Seconds to wait after so many failed attempts (1 or more)."""
+        """Seconds to wait after this many failed attempts (1 or more)."""
         return min(self.first_wait * self.factor ** (failures - 1), self.longest_wait)
 
     def again(self, ending: Ending, failures: int) -> bool:
-        """Whether a rank that failed `failures` times, last like this, is tried again."""
+        """Whether a rank is tried again after `failures` failures, the last with this ending."""
         return ending not in FINAL and failures <= self.retries
 
 
@@ -48,7 +48,7 @@ def is_straggler(
     fraction: float = 0.5,
     floor: float = 5.0,
 ) -> bool:
-    """Whether a second attempt beside a running one is worth an idle worker.
+    """Whether an idle worker should start a second attempt beside a running one.
 
     Parameters
     ----------
@@ -57,13 +57,13 @@ def is_straggler(
     finished
         Seconds that each finished attempt took.
     ranks
-        How many ranks the run has.
+        Number of ranks of the run.
     factor
-        It must have taken so many times the median of the finished ones.
+        Multiple of the median of `finished` that the attempt must have taken.
     fraction
-        So much of the run must be finished: early on, the median means little.
+        Fraction of the ranks that must be finished; early on, the median means little.
     floor
-        Attempts shorter than this many seconds are never doubled.
+        Seconds below which no second attempt is started.
     """
     if ranks < 2 or len(finished) < fraction * ranks:
         return False

@@ -1,8 +1,8 @@
-"""Estimate what a run would take, by a simple model that is stated here.
+"""Estimate the time, memory and cost of a run by a simple model, which is described here.
 
-A rank takes its worker's start (if the process is new), a little a partition, and rows / rate.
-Ranks go to the first free worker. On Lambda every rank would start at once, each in an environment
-of its own (cold).
+A rank takes the start of its worker (if the process is new), a fixed time per partition, and its
+rows divided by the rate. Each rank goes to the first free worker. On Lambda, all ranks would start
+at once, each in its own cold environment.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from perseid.pipeline.checks import RowCount
 from perseid.pipeline.manifest import Manifest
 
 RANK_SECONDS = 0.01
-"""A rank's own beginning and end beyond reading and the model, s (on a local disk)."""
+"""Fixed time per rank besides reading and the model, in seconds (on a local disk)."""
 PARTITION_SECONDS = 0.01
-"""Opening a partition, s (on a local disk)."""
+"""Time to open a partition, in seconds (on a local disk)."""
 OBJECTS_A_RANK = 4
-"""PUTs of a rank: predictions, features, moments, record; summarize GETs them again."""
+"""PUT requests per rank: predictions, features, moments, record. Summarize GETs each of them."""
 REQUESTS_A_PARTITION = 5
-"""GETs of a partition: its directory, then blocks of pixels."""
+"""GET requests per partition: its directory, then blocks of pixels."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,21 @@ class RunPlan:
 
     manifest: Manifest
     rows: int
-    """In all partitions, by their own headers."""
+    """Number of rows in all partitions, according to their headers."""
     unreadable: tuple[RowCount, ...]
-    """Partitions that cannot be read, with the reason."""
+    """Partitions that cannot be read, each with the reason."""
     rank_seconds: tuple[float, ...]
-    """Each rank's work, without its worker's start."""
+    """For each rank, the time of its work in seconds, without the start of its worker."""
     workers: int
     map_seconds: float
-    """All ranks on this machine."""
+    """Time for all ranks on this machine, in seconds."""
     lambda_seconds: float
-    """All ranks at once on Lambda, at this machine's pace: the longest one, started cold."""
+    """Time for all ranks at once on Lambda, in seconds: the longest rank, started cold, at this
+    machine's pace."""
     worker_mb: float
-    """Peak memory of one worker, MiB."""
+    """Peak memory of one worker, in MiB."""
     cost: Cost
-    """On AWS, with these durations and the configured memory."""
+    """Cost on AWS with these durations and the configured memory."""
     pace: Pace
     """Speed of a single worker, measured or given."""
     options: LocalOptions
@@ -57,12 +58,12 @@ class RunPlan:
 
     @property
     def price_stamp(self) -> str:
-        """Region and date of the prices that `cost` is made with."""
+        """Region and date of the prices that `cost` is computed with."""
         return Prices().stamp()
 
     @property
     def total_mb(self) -> float:
-        """Peak memory of all workers together, MiB."""
+        """Peak memory of all workers together, in MiB."""
         return self.worker_mb * self.workers
 
     def to_json(self) -> dict[str, object]:
@@ -93,18 +94,19 @@ def make_plan(
     Parameters
     ----------
     manifest
-        From `perseid.pipeline.initialize.plan`.
+        The manifest from `perseid.pipeline.initialize.plan`.
     options
-        Of the local engine.
+        Options of the local engine.
     pace
-        Pace of a single worker; several at once slow each other down somewhat.
+        Pace of a single worker. Several workers at once slow each other down somewhat, which is
+        not modeled.
     counts
-        From `perseid.pipeline.checks.count_rows`.
+        The counts from `perseid.pipeline.checks.count_rows`.
 
     Raises
     ------
     BadInputError
-        One worker takes more memory than a rank may.
+        One worker needs more memory than a rank may take.
     """
     refuse_beyond(pace, options.memory_mb)
     found = {count.key: count.rows for count in counts}
@@ -117,6 +119,7 @@ def make_plan(
         for n, rank in zip(rows, sizes, strict=True)
     )
     workers = min(options.concurrency, manifest.world_size)
+    # Ranks that exchange messages must all run at once.
     workers = manifest.world_size if manifest.talks else workers
     # Features are kept until the rank is done: about 100 float32 columns of each row.
     features = max(rows, default=0) * 400 / 2**20
@@ -136,7 +139,7 @@ def make_plan(
 
 
 def makespan(seconds: Sequence[float], workers: int, start: float) -> float:
-    """When the last of these jobs ends, each taken in order by the first free worker."""
+    """When the last of these jobs ends, if the first free worker takes each in order."""
     free = [start] * workers
     for job in seconds:
         heapq.heapreplace(free, free[0] + job)
@@ -154,6 +157,7 @@ def _usage(manifest: Manifest, seconds: Sequence[float], memory_mb: int, pace: P
         reports=reports,
         transitions=map_transitions(ranks, ranks),
         s3_gets=files * REQUESTS_A_PARTITION + ranks * OBJECTS_A_RANK,
+        # 6 objects of the run itself; S3 bills a LIST request, of 1,000 keys each, like a PUT.
         s3_puts=ranks * OBJECTS_A_RANK + 6 + -(-files // 1000),
         stored_bytes=float(sum(ref.size for ref in manifest.partitions)),
         stored_seconds=pace.ready_seconds + max(seconds),

@@ -9,16 +9,16 @@ from typing import Any, Self
 
 
 class StopRequests:
-    """Counts SIGINT and SIGTERM while it is entered; the former handlers come back after.
+    """Counts SIGINT and SIGTERM inside the context; on leaving, the former handlers are restored.
 
-    Outside the main thread, where Python takes no handlers, the count stays 0.
+    Outside the main thread, where Python allows no signal handlers, the count stays 0.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        """1: stop, leaving things in order; 2 or more: at once."""
+        """Number of signals: 1 means stop in an orderly way, 2 or more mean stop at once."""
         self.number = 0
-        """The last signal that came; 0: none."""
+        """Number of the last signal received; 0 if there was none."""
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:

@@ -2,8 +2,8 @@
 
 The driver sends `WorkerSetup` once, then an `Assignment` for each rank and, if the ranks merge
 collectively, one `MergeAssignment`. The worker answers `Ready`, then for each assignment
-`Progressed` and `AttemptDone` or `AttemptFailed`, and finally `MergeDone`. Both sides are of one
-installation, so the messages need no version.
+`Progressed` and `AttemptDone` or `AttemptFailed`, and finally `MergeDone`. Both sides belong to the
+same installation, so the messages need no version.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class WorkerSetup:
     """What a worker needs for its init phase."""
 
     item: WorkItem
-    """One of the run's: all have the same model."""
+    """Any work item of the run, since all have the same model."""
     threads: int
-    """Of every library that has its own."""
+    """Number of threads for each library that has its own thread pool."""
     timeout: float
-    """Seconds that an attempt may take; a script is told of it."""
+    """Seconds that an attempt may take; passed on to scripts."""
     started: float
-    """When the process was started, seconds since the epoch."""
+    """Start of the process, in seconds since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Assignment:
 
     item: WorkItem
     attempt: int
-    """From 1."""
+    """Number of the attempt, from 1."""
 
 
 @dataclass(frozen=True)
 class MergeAssignment:
-    """Some ranks of a collective merge, which all workers begin at once."""
+    """A worker's share of the collective merge, which all workers begin at the same time."""
 
     settings: JoinSettings
     items: tuple[WorkItem, ...]
@@ -58,7 +58,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Progressed:
-    """The attempt goes on."""
+    """The attempt has made progress."""
 
     rows: int
     """Rows predicted so far."""
@@ -66,13 +66,13 @@ class Progressed:
 
 @dataclass(frozen=True)
 class AttemptDone:
-    """The attempt left a whole record."""
+    """The attempt left a complete record."""
 
     rows: int = 0
     work_seconds: float = 0.0
     """Seconds from the assignment to the record."""
     peak_mb: float = 0.0
-    """Resident memory at its highest during the attempt, MiB."""
+    """Peak resident memory during the attempt, in MiB."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ class AttemptFailed:
 
     message: str
     no_result: bool = False
-    """It returned without an error, but left no record."""
+    """Whether the work returned without an error but left no record."""
     final: bool = False
-    """The same input would fail in the same way again."""
+    """Whether the same input would fail in the same way again."""
     clean: bool = False
-    """The error is one of ours, so the process is in a known state and can be used again."""
+    """Whether the error is one of ours, so that the process is in a known state and reusable."""
     work_seconds: float = 0.0
     peak_mb: float = 0.0
 
@@ -96,7 +96,7 @@ class RankNote:
 
     rank: int
     note: str
-    """Why its statistics go through the store; empty if all went well."""
+    """Reason why its statistics go through the store; empty if the merge succeeded."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ Message = (
     WorkerSetup | Assignment | MergeAssignment
     | Ready | Progressed | AttemptDone | AttemptFailed | MergeDone
 )  # fmt: skip
-"""All that goes over a worker's connection."""
+"""All messages that are sent over a worker's connection."""
 _KINDS: Mapping[str, type[Message]] = {kind.__name__: kind for kind in typing.get_args(Message)}
 
 
@@ -126,7 +126,7 @@ def to_text(message: Message) -> str:
 
 
 def from_text(text: str | bytes | bytearray) -> Message:
-    """The reverse of `to_text`; raises `RunError` for anything else."""
+    """The inverse of `to_text`; raises `RunError` for any other text."""
     try:
         ((name, plain),) = parse_json(text).items()
         return from_plain(_KINDS[name], plain, f"the message {name}")

@@ -1,7 +1,7 @@
 """The program of a worker process: ``python -m perseid.engines.worker_program SOCKET PARENT``.
 
-It loads the model once (its init), then works on one rank after the other as they come through the
-socket, and ends with its parent.
+It loads the model once (its init), then works on the ranks that it receives through the socket, one
+after the other, and ends with its parent.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from perseid.pipeline.collective_merge import RankOutputs
 
 Work = Callable[[WorkItem, int, Report], Any]
-"""(item, attempt, report): writes the rank's objects, the record last."""
+"""Function of (item, attempt, report) that writes the objects of a rank, the record last."""
 
 _PROGRESS_SECONDS = 0.2
 
@@ -56,16 +56,16 @@ def main(
     around: Callable[[Work], Work] | None = None,
     start: Callable[[WorkerSetup], Work] | None = None,
 ) -> int:
-    """Serve until the parent closes the socket; the exit status.
+    """Work until the parent closes the socket; return the exit status.
 
     Parameters
     ----------
     arguments
-        The socket's number and the parent's process id, as on the command line.
+        Number of the socket and process id of the parent, as on the command line.
     around
-        Puts something around the real work: how a program of one's own becomes a worker.
+        Wraps the real work, so that a custom program can add to it.
     start
-        The init phase, from the setup message to the work; `Prepared` where it is None.
+        The init phase: makes the work from the setup message; None for `Prepared`.
     """
     descriptor, parent = (int(word) for word in (arguments or sys.argv[1:])[:2])
     die_with_parent(parent)
@@ -87,11 +87,12 @@ def main(
 
 
 def die_with_parent(parent: int) -> None:
-    """Be killed by the kernel when the parent goes."""
+    """Have the kernel kill this process when its parent ends."""
     if bind := bound_to_parent():
         bind()
-    # The kernel's signal covers only what happens after it was asked for.
-    if os.getppid() != parent:  # it went before we could ask
+    # The kernel's signal covers only what happens after the request: the parent may have ended
+    # before.
+    if os.getppid() != parent:
         sys.exit(0)
     # A crash would write gigabytes of model and cutouts to disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -101,7 +102,7 @@ class Prepared:
     """The init phase: the model, loaded once for all ranks that this process will work on."""
 
     def __init__(self, setup: WorkerSetup) -> None:
-        # Inside: a program that brings its own `start` needs none of it.
+        # Imported here: a program with its own `start` does not need it.
         from perseid.pipeline import work as step
 
         self._step = step
@@ -113,7 +114,8 @@ class Prepared:
         self._kept: dict[int, RankOutputs] = {}
 
     def __call__(self, item: WorkItem, attempt: int, report: Report) -> Any:
-        """Work on a rank."""
+        """Work on a rank and return its record."""
+        # Only the first attempt of a process is cold, and only it is charged the init.
         cold, seconds = bool(self._init), self._init.pop() if self._init else 0.0
         if item.options.script is not None:
             from perseid.compat.scripts.run_script import run_script
@@ -139,11 +141,11 @@ class Prepared:
         return record
 
     def merge(self, settings: JoinSettings, items: Sequence[WorkItem]) -> dict[int, str]:
-        """Merge collectively as these ranks; see `rank_threads`. Nothing is predicted
-        afterwards."""
+        """Merge collectively as these ranks; see `rank_threads`. No prediction is made after
+        that."""
         from perseid.engines.rank_threads import run_ranks
 
-        self._runtime = None  # its memory is better used
+        self._runtime = None  # frees the memory of the model for the merge
         return run_ranks(settings, items, self._kept)
 
     def _with_options(self, item: WorkItem) -> WorkItem:
@@ -153,11 +155,12 @@ class Prepared:
 
 
 def _place_for(item: WorkItem) -> Path | None:
-    """Folder in which a rank's objects are kept for the merge; None if no copy is needed."""
+    """Folder that keeps a copy of a rank's objects for the merge; None if none is needed."""
     local = Storage(item.results_url).local_path() is not None
     if local or item.transport == STORE:
         return None
-    return Path(tempfile.mkdtemp(prefix=f"rank-{item.rank}-"))  # the engine removes TMPDIR
+    # In TMPDIR, which the engine removes with everything in it.
+    return Path(tempfile.mkdtemp(prefix=f"rank-{item.rank}-"))
 
 
 def _serve(channel: MessageStream, work: Work, prepared: Work) -> None:
@@ -168,7 +171,7 @@ def _serve(channel: MessageStream, work: Work, prepared: Work) -> None:
         else:
             assert isinstance(message, Assignment)
             answer = _attempt(message, work, channel)
-        # The driver reads what was printed when it has the answer: all of it must be there.
+        # The driver reads the output when the answer arrives, so all of it must be written by then.
         sys.stdout.flush()
         sys.stderr.flush()
         channel.send(answer)
@@ -201,7 +204,7 @@ def _attempt(
 
 
 def _check_record(item: WorkItem) -> None:
-    """A worker that calls itself done must have left a record of this run."""
+    """Raise `_NoResultError` if the work returned but left no record."""
     store = Storage(item.results_url)
     key = layout.done_record(item.rank, script=item.options.script is not None)
     if not store.exists(key):
@@ -209,7 +212,7 @@ def _check_record(item: WorkItem) -> None:
 
 
 class _NoResultError(Exception):
-    """The work returned and there is no record."""
+    """The work returned without writing a record."""
 
 
 def _failure(error: Exception) -> AttemptFailed:
@@ -222,13 +225,13 @@ def _failure(error: Exception) -> AttemptFailed:
         no_result=isinstance(error, _NoResultError),
         # The same input fails in the same way again; a store may have recovered.
         final=isinstance(error, BadInputError) and not isinstance(error, StorageError),
-        # An error that we did not foresee may have left the process in any state.
+        # An unforeseen error may have left the process in any state.
         clean=ours,
     )
 
 
 class _Progress:
-    """Sends the rank's progress, a few times per second at most."""
+    """Sends the progress of a rank, at most a few times per second."""
 
     def __init__(self, channel: MessageStream) -> None:
         self._channel = channel

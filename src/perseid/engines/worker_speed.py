@@ -1,7 +1,7 @@
-"""How fast a worker is on this machine: a short measurement in a process of its own.
+"""Measure how fast a worker is on this machine, briefly and in a separate process.
 
-``python -m perseid.engines.worker_speed BATCH SECONDS`` reads a setup (JSON) from its standard
-input and writes a `Pace` (JSON) to its standard output.
+``python -m perseid.engines.worker_speed BATCH SECONDS`` reads a `WorkerSetup` as JSON from
+standard input and writes a `Pace` as JSON to standard output.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from perseid.measure.calibration import Pace
 from perseid.pipeline.items import WorkItem
 
 SECONDS = 1.0
-"""How long rows are put through the model."""
+"""Duration of the measurement, in seconds."""
 BATCH = 128
 TIMEOUT = 120.0
+"""Time limit of the whole measurement, in seconds; loading a large model takes most of it."""
 SMALL_MB = 1024
-"""Memory of a rank below which it is worth a second to see whether the model fits at all."""
+"""Memory limit of a rank, in MB, below which a check that the model fits is worth a second."""
 
 
 def refuse_small_memory(item: WorkItem, threads: int, memory_mb: int) -> None:
-    """Raise `BadInputError` if a worker takes more than a rank may before its second row.
+    """Raise `BadInputError` if a worker exceeds the memory of a rank with a single row.
 
-    The same would end every attempt at every rank.
+    Otherwise every attempt at every rank would end for this reason.
     """
     if memory_mb < SMALL_MB and item.options.script is None:
         refuse_beyond(measure(item, threads, batch=1, seconds=0.0), memory_mb)
 
 
 def refuse_beyond(pace: Pace, memory_mb: int) -> None:
-    """Raise `BadInputError` if a worker of this pace takes more memory than a rank may."""
+    """Raise `BadInputError` if the peak memory of this worker exceeds the limit of a rank."""
     if pace.peak_mb > memory_mb:
         raise BadInputError(
             f"a worker takes {pace.peak_mb:.0f} MB with this model, but a rank may take "
@@ -47,18 +48,18 @@ def refuse_beyond(pace: Pace, memory_mb: int) -> None:
 
 
 def measure(item: WorkItem, threads: int, *, batch: int = BATCH, seconds: float = SECONDS) -> Pace:
-    """Start a process, load the item's model, and time it for about a second.
+    """Start a process, load the model of the item there, and time it for about a second.
 
     Parameters
     ----------
     item
-        One of the run's.
+        Any work item of the run.
     threads
-        Of the worker.
+        Number of threads of the worker.
     batch
-        Rows a call.
+        Number of rows per call.
     seconds
-        How long to time it; one call is made in any case.
+        Duration of the measurement; at least one call is made.
 
     Raises
     ------
@@ -90,14 +91,14 @@ def measure(item: WorkItem, threads: int, *, batch: int = BATCH, seconds: float 
 
 
 def at_rate(pace: Pace, rows_per_second: float) -> Pace:
-    """The same worker at another rate; raises `BadInputError` for one that is not above 0."""
+    """The same pace with another rate; raises `BadInputError` unless the rate is above 0."""
     if not rows_per_second > 0:
         raise BadInputError(f"--rate is {rows_per_second}: give rows per second, above 0")
     return replace(pace, rows_per_second=rows_per_second)
 
 
 def main() -> int:
-    """Measure as the standard input says."""
+    """Measure the worker that is described on standard input."""
     setup = from_text(sys.stdin.read())
     assert isinstance(setup, WorkerSetup)
     try:
@@ -116,7 +117,7 @@ def _pace(setup: WorkerSetup, batch: int, seconds: float) -> Pace:
     runtime = load_runtime(replace(setup.item, options=options))
     ready = time.time() - setup.started
     rows_of = runtime.some_rows(batch)
-    runtime.predict(*rows_of)
+    runtime.predict(*rows_of)  # the first call allocates buffers and is not timed
     rows, began = 0, time.perf_counter()
     while rows == 0 or time.perf_counter() - began < seconds:
         runtime.predict(*rows_of)

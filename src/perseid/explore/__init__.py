@@ -1,7 +1,7 @@
-"""The live page of a run: look, select, label and search while it goes on and when it has ended.
+"""The live page of a run: view, select, rate and search objects during the run and after it.
 
-A small ASGI application on this machine. It sits on the API as the command line does, and is an
-extra: ``pip install 'perseid[explore]'``.
+It is a small ASGI application on this machine. Like the command line it builds on the API, and it
+is an extra: ``pip install 'perseid[explore]'``.
 """
 
 from perseid.explore.explore_server import ExploreServer

@@ -1,4 +1,4 @@
-"""The page's addresses, and what answers each: an ASGI application without any secret."""
+"""The routes of the live page and their handlers: an ASGI application without the token check."""
 
 from __future__ import annotations
 
@@ -37,28 +37,30 @@ from perseid.measure.present.palette import style
 from perseid.plaintext import printable
 
 PICTURE_SECONDS = 0.5
-"""Between two pictures of a run that is going on."""
+"""Minimum interval between two updates of a run that is going on, in seconds."""
 HEARTBEAT_SECONDS = 15.0
+"""Interval of heartbeats, in seconds, so that no proxy closes a quiet stream of events."""
 LOOK_SECONDS = 0.1
+"""Interval at which a stream of events checks for a new version, in seconds."""
 PREPARE_SECONDS = 60.0
-"""How long a page waits for the features, before it does without."""
+"""Seconds that a page waits for the features before it is shown without them."""
 MOST_BODY = 4096
-"""Bytes of a rating."""
+"""Maximum size of a posted rating, in bytes."""
 STATIC = {"explore.js": "text/javascript", "explore.css": "text/css"}
 
 
 @dataclass(frozen=True)
 class PageHead:
-    """What every page has around it."""
+    """What the layout of every page needs."""
 
     root: str
-    """Where the first page lies, relative to this one."""
+    """Relative address of the first page."""
     place: str
-    """Which page it is: ``run``, ``objects``, …"""
+    """Name of the page in the navigation: ``run``, ``objects`` or ``teach``."""
     title: str
     run_id: str
     where: str
-    """The run's folder or URL."""
+    """Folder or URL of the run."""
     going: bool
 
 
@@ -68,11 +70,11 @@ class ExploreApp:
     Parameters
     ----------
     explored
-        Its catalogue and pictures.
+        Catalogue and pictures of the run.
     live
-        Its progress.
+        Progress of the run.
     rater
-        Who rates; empty: nobody's name is kept.
+        Name stored with each rating; empty for none.
     """
 
     def __init__(self, explored: ExploredRun, live: LiveRun, rater: str = "") -> None:
@@ -81,7 +83,7 @@ class ExploreApp:
         self._templates = environment("perseid.explore")
 
     def routes(self) -> list[Route]:
-        """All addresses."""
+        """All routes of the page."""
         return [
             Route("/", self.run_page),
             Route("/events", self.events),
@@ -102,18 +104,18 @@ class ExploreApp:
         ]
 
     def run_page(self, request: Request) -> Response:
-        """How the run stands, or how it went."""
+        """The page of the run: its progress, or its outcome."""
         view = run_view(self._explored, self._live)
         return self._page(request, "run.html", "run", "Run", view=view)
 
     def objects(self, request: Request) -> Response:
-        """The catalogue: plots and table."""
+        """The page of the catalogue: plots and table."""
         self._prepare()
         view = objects_view(self._explored, self._query(request))
         return self._page(request, "objects.html", "objects", "Objects", view=view)
 
     def objects_part(self, request: Request) -> Response:
-        """What changes on the page of objects when the address does."""
+        """The part of the page of objects that depends on the query."""
         self._prepare()
         view = objects_view(self._explored, self._query(request))
         return self._part(request, "objects_part.html", view=view, address=view.address)
@@ -125,12 +127,12 @@ class ExploreApp:
         return self._page(request, "object.html", "objects", view.name, view=view)
 
     def one_part(self, request: Request) -> Response:
-        """The same, to be shown beside the table."""
+        """The part of the page of one object that is shown beside the table."""
         view = object_view(self._explored, request.path_params["index"])
         return self._part(request, "object_part.html", view=view)
 
     def _prepare(self) -> None:
-        """Begin to read the features; once they are there, ratings make a second ranking."""
+        """Begin to read the features; once they are read, add the columns of the ratings."""
         self._explored.prepare()
         if self._explored.prepared.is_set():
             self._taught().publish()
@@ -141,11 +143,11 @@ class ExploreApp:
         return self._teaching
 
     def teach(self, request: Request) -> Response:
-        """Objects to rate, and the ranking that is learned."""
+        """The page of objects to rate and of the learned ranking."""
         return self._page(request, "teach.html", "teach", "Teach", view=self._teach_view(request))
 
     def teach_part(self, request: Request) -> Response:
-        """The same, after a rating."""
+        """The part of that page that changes with each rating."""
         return self._part(request, "teach_part.html", view=self._teach_view(request))
 
     def _teach_view(self, request: Request) -> TeachView:
@@ -158,7 +160,7 @@ class ExploreApp:
         return teach_view(self._explored, self._taught(), [int(text) for text in given])
 
     async def rate(self, request: Request) -> Response:
-        """Keep one rating."""
+        """Store one rating."""
         given = dict(parse_qsl((await _body(request)).decode("utf-8", "replace")))
         index, rating = given.get("index", ""), given.get("rating", "")
         if not (re.fullmatch("[0-9]{1,12}", index) and re.fullmatch("[0-9]", rating)):
@@ -170,28 +172,30 @@ class ExploreApp:
         self._taught().rate(index, rating)
 
     async def undo(self, request: Request) -> Response:
-        """Take the last rating back."""
+        """Undo the last rating."""
         await _body(request)
         await run_in_threadpool(lambda: self._taught().undo())
         return self._after(request)
 
     def _after(self, request: Request) -> Response:
         if "text/html" in request.headers.get("accept", ""):
+            # A form without the script: show the page again, by GET.
             return RedirectResponse("teach", 303)
         return PlainTextResponse(f"{len(self._taught().rated())}")
 
     def cutout(self, request: Request) -> Response:
-        """A picture of one object; where there is none, a sentence that says why."""
+        """A picture of one object, or a sentence that says why there is none."""
         words = request.query_params
         options = PictureOptions.parse(
             words.get("bands", ""), words.get("brightness", ""), words.get("stretch", "")
         )
         partition, row = self._explored.place(request.path_params["index"])
         image = draw(self._explored.images.image(partition, row), options)
+        # Cutouts of a run never change, and a table shows the same ones again and again.
         return Response(image, media_type="image/png", headers={"cache-control": "max-age=3600"})
 
     def residual(self, request: Request) -> Response:
-        """What the model's reconstruction misses of one object, in one band."""
+        """The residual of the model's reconstruction of one object, in one band."""
         residuals, band = self._explored.residuals, request.query_params.get("band", "0")
         if residuals is None:
             raise NotFoundError("the run's model has no reconstruction that can be shown")
@@ -199,11 +203,11 @@ class ExploreApp:
         found = residuals.residual(self._explored.images.image(partition, row))
         if not re.fullmatch("[0-9]{1,4}", band) or int(band) >= len(found):
             raise BadInputError(f"there is no band {band[:20]!r}: the cutouts have {len(found)}")
-        image = draw_residual(-found[int(band)])  # light that is there and was not expected
+        image = draw_residual(-found[int(band)])  # the sign that makes unexpected light positive
         return Response(image, media_type="image/png", headers={"cache-control": "max-age=3600"})
 
     def plot(self, request: Request) -> Response:
-        """One plot as a file of its own."""
+        """One plot as an SVG file."""
         query = self._query(request)
         name = request.path_params["name"]
         plot = self._explored.plots().draw(name, self._explored.shown(query), query.color)
@@ -221,18 +225,18 @@ class ExploreApp:
         return Response(taken.content, media_type=taken.media_type, headers=headers)
 
     def log(self, request: Request) -> Response:
-        """What a rank logged."""
+        """The log of a rank."""
         text = log_lines(self._explored.run, request.path_params["rank"])
         return PlainTextResponse(printable(text))
 
     async def events(self, request: Request) -> Response:
-        """The run as it goes on: server-sent events, each the part of the page that has changed."""
+        """The progress of the run as server-sent events; each is the changed part of the page."""
         return StreamingResponse(self._pictures(request), media_type="text/event-stream")
 
     async def _pictures(self, request: Request) -> AsyncIterator[str]:
         version, silent = -1, 0.0
         while not (self._live.closed or await request.is_disconnected()):
-            if self._live.version == version:  # looked at here: no thread waits for each visitor
+            if self._live.version == version:  # polled, so that no thread waits per visitor
                 await asyncio.sleep(LOOK_SECONDS)
                 silent += LOOK_SECONDS
                 if silent >= HEARTBEAT_SECONDS:
@@ -257,10 +261,11 @@ class ExploreApp:
         return template.render(view=view, frame=self._frame("", "run", "Run"))
 
     def static(self, request: Request) -> Response:
-        """The script and the style sheets of this package, and no other file."""
+        """The script and the style sheets of this package; no other file can be requested."""
         name = request.path_params["name"]
         if name == "report.css":
             return Response(style(), media_type="text/css")
+        # Only known names, so that no path can lead out of the folder.
         if name not in STATIC:
             raise NotFoundError(f"there is no {name!r} here")
         text = files("perseid.explore").joinpath("static", name).read_text(encoding="utf-8")
@@ -294,12 +299,13 @@ class ExploreApp:
     ) -> Response:
         frame = self._frame("", "", "")
         text = self._templates.get_template(template).render(frame=frame, **parts)
+        # Headers are ASCII; the script shows this address in the browser.
         headers = {"x-address": address.encode("ascii", "ignore").decode()}
         return HTMLResponse(text, headers=headers if address else None)
 
     async def refused(self, request: Request, error: Exception) -> Response:
-        """A sentence in place of a page; JSON and pictures get it as plain text."""
-        status = 502
+        """The answer to an error: a page with its message, or plain text for parts and pictures."""
+        status = 502  # the store or another service failed, not this server
         if isinstance(error, NotFoundError):
             status = 404
         elif isinstance(error, BadInputError):
@@ -313,7 +319,7 @@ class ExploreApp:
 
 
 async def _body(request: Request) -> bytes:
-    """What was sent; raises `BadInputError` if it is more than a rating takes."""
+    """The body of a request; raises `BadInputError` if it is too long for a rating."""
     found = b""
     async for part in request.stream():
         found += part
@@ -323,7 +329,7 @@ async def _body(request: Request) -> bytes:
 
 
 def make_app(explored: ExploredRun, live: LiveRun, *, rater: str = "") -> Starlette:
-    """The application for one run."""
+    """Create the application for one run."""
     app = ExploreApp(explored, live, rater)
     handlers: dict[type[Exception] | int, Callable[..., object]] = {PerseidError: app.refused}
     return Starlette(routes=app.routes(), exception_handlers=handlers)  # type: ignore[arg-type]

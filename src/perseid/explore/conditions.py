@@ -1,7 +1,7 @@
-"""What a visitor has asked for: filters, a selection, an order, a page; all of it in the address.
+"""The query of a visitor, all of it in the address: filters, selection, order and page.
 
-A condition is written as a short JSON list in the query string, so that an address can be kept,
-shared and opened in two tabs, and the server holds no state of a visitor.
+Each condition is a short JSON list in the query string. So an address can be bookmarked, shared and
+opened in two tabs, and the server keeps no state per visitor.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from perseid.jsontext import parse_json
 
 Mask = NDArray[np.bool_]
 PAGE_ROWS = 50
-"""Rows of a page of the table."""
+"""Number of rows on a page of the table."""
 MOST_CORNERS = 2000
-"""Corners of a lasso."""
+"""Maximum number of corners of a lasso."""
 MOST_CONDITIONS = 32
 GRID = 128
-"""Cells a side by which points far from a lasso's edges are told."""
+"""Number of cells per side of the grid that classifies points far from the edges of a lasso."""
 
 
 class Condition(Protocol):
-    """What some rows meet."""
+    """A condition that each row meets or does not meet."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it is about: one brush replaces another on the same."""
+        """Columns that it applies to; a new brush replaces one on the same columns."""
 
     def rows(self, table: ObjectTable) -> Mask:
-        """(n,): which rows meet it."""
+        """Mask of the rows that meet it, (n,)."""
 
     def text(self) -> str:
-        """As the query string has it; the reverse of `parse`."""
+        """Its text in the query string; the inverse of `parse`."""
 
     def words(self, table: ObjectTable) -> str:
-        """As the page says it."""
+        """Its description on the page."""
 
 
 @dataclass(frozen=True)
 class InRange:
-    """A number lies between two others; None leaves a side open."""
+    """The value lies between two limits; None leaves a side open."""
 
     column: str
     low: float | None
@@ -58,11 +58,11 @@ class InRange:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Its column."""
+        """The one column of the condition."""
         return (self.column,)
 
     def rows(self, table: ObjectTable) -> Mask:
-        """Rows with a value in the range, limits included."""
+        """Rows with a value in the range, including the limits."""
         values = table.numbers(self.column)
         found = ~np.isnan(values)
         if self.low is not None:
@@ -88,18 +88,18 @@ class InRange:
 
 @dataclass(frozen=True)
 class OneOf:
-    """A category is one of some."""
+    """The category is one of several."""
 
     column: str
     values: tuple[int, ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Its column."""
+        """The one column of the condition."""
         return (self.column,)
 
     def rows(self, table: ObjectTable) -> Mask:
-        """Rows of these categories."""
+        """Rows with one of these categories."""
         return np.isin(table.numbers(self.column), self.values)
 
     def text(self) -> str:
@@ -114,18 +114,18 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Holds:
-    """A text holds another."""
+    """The text contains another text."""
 
     column: str
     part: str
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Its column."""
+        """The one column of the condition."""
         return (self.column,)
 
     def rows(self, table: ObjectTable) -> Mask:
-        """Rows whose value holds the text, whatever the case."""
+        """Rows whose value contains the text, ignoring case."""
         return table.matching(self.column, self.part)
 
     def text(self) -> str:
@@ -139,7 +139,7 @@ class Holds:
 
 @dataclass(frozen=True)
 class InLasso:
-    """A point of two columns lies inside a polygon."""
+    """The point given by two columns lies inside a polygon."""
 
     x: str
     y: str
@@ -156,17 +156,18 @@ class InLasso:
 
     def text(self) -> str:
         """``["lasso", x, y, [x0, y0, x1, y1, …]]``."""
+        # Rounded, so that a lasso of many corners still fits into an address.
         flat = [round(v, 6) for corner in self.corners for v in corner]
         return json.dumps(["lasso", self.x, self.y, flat])
 
     def words(self, table: ObjectTable) -> str:
-        """That it is a lasso, and in which plot."""
+        """E.g. ``lasso in map_1 and map_2``."""
         return f"lasso in {self.x} and {self.y}"
 
 
 @dataclass(frozen=True)
 class InBox:
-    """A point of two columns lies inside a rectangle."""
+    """The point given by two columns lies inside a rectangle."""
 
     x: InRange
     y: InRange
@@ -177,7 +178,7 @@ class InBox:
         return (self.x.column, self.y.column)
 
     def rows(self, table: ObjectTable) -> Mask:
-        """Rows inside, limits included."""
+        """Rows inside, including the limits."""
         return self.x.rows(table) & self.y.rows(table)
 
     def text(self) -> str:
@@ -193,10 +194,10 @@ class InBox:
 def inside(
     x: NDArray[np.float64], y: NDArray[np.float64], corners: Iterable[tuple[float, float]]
 ) -> Mask:
-    """Which points lie inside a polygon, by the even-odd rule; points without a place do not.
+    """Mask of the points inside a polygon, by the even-odd rule; NaN coordinates are outside.
 
-    Only points near an edge are compared with all edges: the others take the answer of their cell
-    of a grid, in which no edge runs.
+    Only points near an edge are compared with all edges. Other points lie in a grid cell that no
+    edge crosses, so they take the answer of the middle of that cell.
 
     Examples
     --------
@@ -233,13 +234,13 @@ def _even_odd(x: NDArray[np.float64], y: NDArray[np.float64], corners: NDArray[n
 
 
 def _crossed(corners: NDArray[np.float64]) -> Mask:
-    """(GRID, GRID): cells through which an edge may run; `corners` in units of a cell."""
+    """Mask of the cells that an edge may cross, (GRID, GRID); `corners` are in units of a cell."""
     marked = np.zeros((GRID + 2, GRID + 2), np.bool_)
     for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         count = 2 + int(2 * np.abs(end - start).max())
         places = start + np.linspace(0, 1, count)[:, None] * (end - start)
         cells = np.clip(places.astype(np.int64), 0, GRID - 1)
-        for dx in range(3):  # steps of half a cell and a cell around: no edge slips through
+        for dx in range(3):  # half-cell steps and all neighbors: no crossed cell is missed
             for dy in range(3):
                 marked[cells[:, 0] + dx, cells[:, 1] + dy] = True
     return marked[1:-1, 1:-1]
@@ -263,6 +264,7 @@ def parse(text: str) -> Condition:
             case ["lasso", str(x), str(y), [*flat]] if 6 <= len(flat) <= 2 * MOST_CORNERS:
                 numbers = [_given(value) for value in flat]
                 return InLasso(x, y, tuple(zip(numbers[::2], numbers[1::2], strict=True)))
+    # The address may be typed by hand or made to harm: deep nesting and huge numbers included.
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BadInputError(f"the condition {text[:200]!r} cannot be read: {error}") from error
     raise BadInputError(f"{text[:200]!r} is not a condition: take the one that the page has made")
@@ -276,6 +278,7 @@ def _given(value: object) -> float:
 
 
 def _code(value: object) -> int:
+    # Columns are compared as float64, which is exact below 2**53.
     if not isinstance(value, int) or abs(value) >= 2**53:
         raise ValueError(f"{str(value)[:40]!r} is not a category")
     return value
@@ -287,22 +290,22 @@ def _number(value: object) -> float | None:
 
 @dataclass(frozen=True)
 class Query:
-    """All that an address says."""
+    """The content of an address."""
 
     filters: tuple[Condition, ...] = ()
-    """Rows that do not meet all of them are left out everywhere."""
+    """Conditions that a row must all meet to be shown anywhere."""
     selection: tuple[Condition, ...] = ()
-    """Rows that meet all of them stand out in every view, and are what the table shows."""
+    """Conditions of the selected rows, which stand out in every plot and are the table's rows."""
     sort: str = ""
-    """A column; empty: the order of the catalogue."""
+    """Column to sort by; empty for the order of the catalogue."""
     descending: bool = False
     page: int = 1
     color: str = ""
-    """What the map is colored by; empty: by how many objects there are."""
+    """Column that colors the map; empty to color it by the number of objects."""
 
     @classmethod
     def parse(cls, items: Iterable[tuple[str, str]]) -> Query:
-        """From the pairs of a query string; raises `BadInputError` naming what is wrong."""
+        """Parse the pairs of a query string; raises `BadInputError` that names an invalid one."""
         given = list(items)
         filters = [parse(text) for name, text in given if name == "f" and text]
         selection = [parse(text) for name, text in given if name == "s" and text]
@@ -319,7 +322,7 @@ class Query:
         )  # fmt: skip
 
     def pairs(self) -> list[tuple[str, str]]:
-        """The reverse of `parse`; what stands for the default is left out."""
+        """The inverse of `parse`; defaults are left out."""
         found = [("f", one.text()) for one in self.filters]
         found += [("s", one.text()) for one in self.selection]
         if self.sort:
@@ -331,11 +334,11 @@ class Query:
         return found
 
     def address(self) -> str:
-        """The query string, ``?`` included."""
+        """The query string, including the ``?``."""
         return "?" + urlencode(self.pairs())
 
     def without(self, condition: Condition) -> Query:
-        """The same without one of its conditions, from the first page."""
+        """This query without one of its conditions, on the first page."""
         return replace(
             self,
             filters=tuple(one for one in self.filters if one != condition),
@@ -344,21 +347,21 @@ class Query:
         )
 
     def sorted_by(self, column: str) -> Query:
-        """By another column, or by the same the other way round, from the first page."""
+        """This query sorted by a column, or in reverse if it already is, on the first page."""
         turned = column == self.sort and not self.descending
         return replace(self, sort=column, descending=turned, page=1)
 
     def filtered(self, condition: Condition) -> Query:
-        """With one more filter; it replaces one about the same columns."""
+        """This query with another filter, which replaces a filter on the same columns."""
         kept = tuple(one for one in self.filters if one.columns != condition.columns)
         return replace(self, filters=(*kept, condition), page=1)
 
 
 def asked(items: Iterable[tuple[str, str]], table: ObjectTable) -> Condition | None:
-    """The condition that the page's form asks for, in plain words; None if it is empty.
+    """The condition that the page's form describes; None if the form is empty.
 
-    ``column`` with ``low`` and ``high`` for a number, with ``part`` for a category or a text.
-    Raises `BadInputError` naming what cannot be used.
+    The form has ``column``, with ``low`` and ``high`` for a number, or with ``part`` for a category
+    or a text. Raises `BadInputError` that names an invalid value.
     """
     given = list(items)
     last = dict(given)
@@ -389,7 +392,7 @@ def _typed(text: str, column: str) -> float | None:
 
 
 def all_of(conditions: Iterable[Condition], table: ObjectTable) -> Mask | None:
-    """Rows that meet all conditions; None if there is no condition."""
+    """Mask of the rows that meet all conditions; None if there is no condition."""
     found: Mask | None = None
     for one in conditions:
         rows = one.rows(table)

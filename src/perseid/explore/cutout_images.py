@@ -1,6 +1,6 @@
-"""Cutouts as pictures: read by row when they are looked at, in any band, stretch and color.
+"""Cutouts as pictures, read by row when they are needed, in any band, stretch and color.
 
-Readers of the last partitions stay open, so that a page of objects of one partition opens it once.
+Readers of recent partitions stay open, so that a page with objects of one partition opens it once.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from perseid.storage import Storage
 from perseid.survey.reader import PartitionReader, open_partition
 
 OPEN_READERS = 8
+"""Maximum number of partitions that stay open."""
 KEPT_BYTES = 64 << 20
-"""Of images that were looked at."""
+"""Memory for recently read images, in bytes."""
 SIGMAS = 6.0
-"""Residuals of so many times the usual spread get the full color."""
+"""Residual, in units of its usual spread, that gets the full color."""
 BELOW, ABOVE = np.array([27, 98, 165.0]), np.array([196, 78, 12.0])
-"""Color of too little and of too much light in a residual: blue and orange, which every kind of
-color vision tells apart."""
+"""Colors of too little and too much light in a residual: blue and orange, which people with any
+kind of color vision can tell apart."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,15 @@ class PictureOptions:
     """How a cutout is drawn."""
 
     bands: tuple[int, ...] = ()
-    """One band in gray or three as red, green, blue, counted from 0; empty: the usual three."""
+    """Bands counted from 0: one for gray, three for red, green and blue; empty for the default."""
     brightness: float = 1.0
-    """Factor of the stretch: above 1 brings out faint light."""
+    """Factor of the stretch; values above 1 bring out faint light."""
     linear: bool = False
-    """Gray from the darkest to the brightest pixel, instead of an asinh stretch."""
+    """Whether gray runs linearly from the darkest to the brightest pixel, without asinh."""
 
     @classmethod
     def parse(cls, bands: str, brightness: str, stretch: str) -> PictureOptions:
-        """From words of an address, e.g. ``3,2,1``, ``2``, ``linear``."""
+        """Parse the values of an address, such as ``3,2,1``, ``2`` and ``linear``."""
         try:
             chosen = tuple(int(band) for band in bands.split(",") if band)
             factor = float(brightness or 1)
@@ -63,9 +64,9 @@ class CutoutImages:
     Parameters
     ----------
     manifest
-        Of the run: where its data are, and what their columns are called.
+        Manifest of the run, which says where its data are and how their columns are named.
     model_bands
-        Names of the model's bands: where the survey has more, or others, these are shown.
+        Returns the names of the model's bands; only these bands of the survey are shown.
     """
 
     def __init__(
@@ -80,12 +81,12 @@ class CutoutImages:
         self._lock = threading.Lock()
 
     def image(self, partition: str, row: int) -> NDArray[np.float32]:
-        """(bands, height, width) of one object.
+        """The image of one object, (bands, height, width).
 
         Raises
         ------
         PerseidError
-            The partition is not of the run, is gone, or cannot be read.
+            The partition does not belong to the run, is missing, or cannot be read.
         """
         with self._lock:
             found = self._images.get((partition, row))
@@ -95,12 +96,13 @@ class CutoutImages:
             return found
 
     def magnitudes(self, partition: str, row: int) -> NDArray[np.floating] | None:
-        """(bands,) of one object; None if the survey has none. Raises as `image`."""
+        """Magnitudes of one object, (bands,), or None if there are none. Raises as `image`."""
         self.image(partition, row)
         return self._magnitudes.get((partition, row))
 
     def _read(self, partition: str, row: int) -> NDArray[np.float32]:
-        if partition not in self._keys:  # no other file of the place can be asked for
+        # No other file at the location of the data may be read.
+        if partition not in self._keys:
             raise BadInputError(f"{partition!r} is not a partition of this run")
         reader = self._reader(partition)
         if not 0 <= row < reader.rows:
@@ -131,14 +133,14 @@ class CutoutImages:
         return reader
 
     def close(self) -> None:
-        """Give up the open partitions."""
+        """Close the open partitions."""
         with self._lock:
             while self._readers:
                 self._readers.popitem()[1].close()
 
 
 def draw(image: NDArray[np.float32], options: PictureOptions) -> bytes:
-    """A cutout (bands, height, width) as PNG; raises `BadInputError` for a band that it has not."""
+    """A cutout (bands, height, width) as PNG; raises `BadInputError` for a missing band."""
     count = image.shape[0]
     chosen = options.bands or shown_bands(count)
     if any(not 0 <= band < count for band in chosen):
@@ -151,28 +153,31 @@ def draw(image: NDArray[np.float32], options: PictureOptions) -> bytes:
 
 
 def _gray(plane: NDArray[np.float32], options: PictureOptions) -> NDArray[np.uint8]:
-    """(height, width, 3): gray from a little below the sky to the brightest pixel."""
+    """Gray picture, (height, width, 3), from a little below the sky to the brightest pixel."""
     values = np.nan_to_num(np.asarray(plane, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if not options.linear:
         sky = float(np.median(values))
+        # The median absolute deviation, times 1.4826, is the standard deviation of Gaussian noise.
         noise = 1.4826 * float(np.median(np.abs(values - sky))) or (high - low) / 100 or 1.0
         low = max(low, sky - 2 * noise)
         values = np.arcsinh(np.clip(values - low, 0, None) / (2 * noise))
         low, high = 0.0, float(values.max())
     share = (values - low) / (high - low) if high > low else np.zeros_like(values)
     level = np.clip(255 * share * options.brightness, 0, 255).astype(np.uint8)
-    return np.repeat(level[::-1, :, None], 3, axis=2)  # astronomers' first row is the lowest
+    # The first row of an astronomical image is the lowest.
+    return np.repeat(level[::-1, :, None], 3, axis=2)
 
 
 def draw_residual(residual: NDArray[np.float32]) -> bytes:
     """A residual (height, width), in units of its usual spread, as PNG.
 
-    Light that the model did not expect is orange, light that it missed blue.
+    Light that the model did not expect is orange; light that it expected in vain is blue.
     """
     strength = np.clip(np.nan_to_num(np.asarray(residual, np.float64)) / SIGMAS, -1, 1)[
         ::-1, :, None
     ]
     color = np.where(strength > 0, ABOVE, BELOW)
+    # 247, a nearly white gray, is a residual of zero.
     shown = 247 + np.abs(strength) * (color - 247)
     return png(shown.astype(np.uint8))

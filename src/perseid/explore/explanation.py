@@ -1,9 +1,9 @@
-"""What made an object's score: which group of features, which band, which single features.
+"""Explain an object's anomaly score: the shares of feature groups, bands and single features.
 
-The score is the length of a whitened vector, so its square is a sum over features: each takes its
-deviation from the survey's mean times the slope of the square there, halved. Sums of these are the
-shares of groups and of bands; a share below zero (a feature that makes the object more usual than
-its others say) counts as none.
+The score is the length of a whitened vector, so its square is a sum over features. The part of a
+feature is its deviation from the survey's mean times half the derivative of the square by that
+feature. Sums of these parts are the shares of groups and bands. A negative part, of a feature that
+makes the object less unusual, counts as zero.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from perseid.explore.run_features import RunFeatures
 from perseid.model.config import residual_names
 
 SHOWN = 6
-"""Single features that are named."""
+"""Maximum number of single features that are named."""
 ALL_BANDS = "all bands together"
 
 
 @dataclass(frozen=True)
 class ScoreShare:
-    """A part of the square of a score."""
+    """A named share of the square of a score."""
 
     name: str
     share: float
-    """0 to 1."""
+    """Fraction of the square, 0 to 1."""
 
     @property
     def percent(self) -> str:
@@ -41,7 +41,7 @@ class FeatureDeviation:
 
     name: str
     sigmas: float
-    """From the survey's mean, in units of the survey's spread."""
+    """Deviation from the survey's mean, in units of the survey's spread."""
 
     @property
     def words(self) -> str:
@@ -51,17 +51,17 @@ class FeatureDeviation:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What made a score."""
+    """The shares and features that made a score."""
 
     groups: tuple[ScoreShare, ...]
     bands: tuple[ScoreShare, ...]
-    """Of the residuals, largest first; empty if the model's residuals have no bands."""
+    """Shares of the residuals by band, largest first; empty if the residuals have no bands."""
     features: tuple[FeatureDeviation, ...]
-    """Of the largest parts, largest first."""
+    """The features with the largest parts, largest first."""
 
 
 def explain(features: RunFeatures, index: int, bands: Sequence[str]) -> Explanation | None:
-    """What made the score of one object; None if it has no features."""
+    """Explain the score of one object; None if it has no features."""
     row = features.values[index].astype(np.float64)
     if not np.isfinite(row).all():
         return None
@@ -86,7 +86,7 @@ def explain(features: RunFeatures, index: int, bands: Sequence[str]) -> Explanat
 
 
 def feature_names(features: RunFeatures, bands: Sequence[str]) -> list[str]:
-    """What each feature is called; by number where the model does not say."""
+    """Names of all features; group and number if the model gives no names."""
     found: list[str] = []
     for group, width in features.groups.items():
         known = [name.replace("_", " ") for name in residual_names(tuple(bands))]
@@ -98,7 +98,7 @@ def feature_names(features: RunFeatures, bands: Sequence[str]) -> list[str]:
 
 
 def _shares(parts: dict[str, float], drop: str = "") -> tuple[ScoreShare, ...]:
-    """Shares of what is above zero, largest first."""
+    """Shares of the positive parts, largest first."""
     kept = {name: max(0.0, float(part)) for name, part in parts.items() if name != drop}
     total = sum(kept.values()) or 1.0
     ordered = sorted(kept.items(), key=lambda pair: -pair[1])

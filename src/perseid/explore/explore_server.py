@@ -1,4 +1,4 @@
-"""The server of the page: a socket, a thread, and an address with its token."""
+"""The server of the live page: a socket, a thread, and an address that contains a token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from perseid.explore.live import LiveRun
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 30.0
+"""Seconds that the server may take to start."""
 STOP_SECONDS = 10.0
+"""Seconds that the server may take to stop, after which its thread is left to end by itself."""
 
 
 class ExploreServer:
@@ -24,23 +26,23 @@ class ExploreServer:
     Parameters
     ----------
     explored
-        The run.
+        Catalogue and pictures of the run.
     live
-        Follows it, where it is going on.
+        Follows the run while it goes on.
     host, port
-        Where to listen; port 0 takes a free one.
+        Address to listen on; port 0 takes a free one.
     token
-        First part of every path; None: a fresh one. Listening on anything but loopback needs one
-        that was chosen.
+        First part of every path; None to create one. Listening on an address other than loopback
+        requires a chosen token.
     framed
-        Whether the page may be shown inside a notebook of this machine.
+        Whether the page may be framed by a notebook on this machine.
     name
-        Who rates; empty: nobody's name is kept.
+        Name stored with each rating; empty for none.
 
     Raises
     ------
     BadInputError
-        The host is not loopback and no token was given, or the place cannot be listened on.
+        The host is not loopback and no token was given, or the address cannot be listened on.
     NotInstalledError
         The extra ``explore`` is not installed.
     """
@@ -60,8 +62,10 @@ class ExploreServer:
             ) from error
         check_token(host, token)
         self._explored, self._live = explored, live
+        # The catalogue is written when the run ends, so what was read before is outdated.
         live.when_ended(explored.forget)
         self._token = token or new_token()
+        # Listening at once: a port that is taken is reported here, not in the thread.
         self._socket = _listen(host, port)
         app = make_app(explored, live, rater=name)
         guard: Any = Guard(app, self._token, host, framed=framed)
@@ -76,23 +80,23 @@ class ExploreServer:
 
     @property
     def address(self) -> str:
-        """The page's address, token included."""
+        """Address of the page, including the token."""
         host, port = self._socket.getsockname()[:2]
         shown = self._host if host in ("0.0.0.0", "::") else host
-        if shown in ("0.0.0.0", "::"):
+        if shown in ("0.0.0.0", "::"):  # "any address" is none that a browser can open
             shown = socket.gethostname()
         name = f"[{shown}]" if ":" in shown else shown
         return f"http://{name}:{port}/{self._token}/"
 
     @property
     def serving(self) -> bool:
-        """Whether it answers."""
+        """Whether the server answers requests."""
         return self._thread.is_alive() and self._server.started
 
     def wait(self) -> None:
-        """Until the process is interrupted."""
+        """Wait until the server ends or the process is interrupted."""
         while self._thread.is_alive():
-            self._thread.join(0.5)
+            self._thread.join(0.5)  # with a time-out, Ctrl-C comes through on every platform
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -109,7 +113,7 @@ class ExploreServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._live.close()
+        self._live.close()  # ends the streams of events, for which the server would wait
         self._server.should_exit = True
         self._thread.join(STOP_SECONDS)
         self._socket.close()
@@ -120,7 +124,7 @@ class ExploreServer:
 
 
 def check_token(host: str, token: str | None) -> None:
-    """Raise `BadInputError` if others could reach the page and the token is not chosen."""
+    """Raise `BadInputError` for an invalid token, or for none where other machines need one."""
     if token is not None and not re.fullmatch("[A-Za-z0-9_-]{8,128}", token):
         raise BadInputError(
             "the token must be 8 to 128 letters, digits, - or _: it is a part of the address"

@@ -1,4 +1,4 @@
-"""A run as it is explored: its catalogue, its pictures, and what an address selects of them."""
+"""A run as it is explored: its catalogue, its pictures, and the rows that a query selects."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class TablePage:
     """One page of the table."""
 
     rows: NDArray[np.int64]
-    """Row numbers of the catalogue."""
+    """Row numbers in the catalogue."""
     number: int
     pages: int
     total: int
-    """Rows on all pages."""
+    """Number of rows on all pages."""
 
 
 class ExploredRun:
@@ -53,35 +53,35 @@ class ExploredRun:
     Parameters
     ----------
     run
-        Finished or going on.
+        The run, which may be finished or going on.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        """The run itself."""
         self.store = Storage(run.url)
-        """Its own prefix."""
+        """The store at the run's prefix."""
         self.images = CutoutImages(run.manifest, self.model_bands)
-        """Its survey's cutouts."""
+        """Cutouts of the run's survey."""
         self._lock = threading.RLock()
         self._table: ObjectTable | None = None
         self._plots: Plots | None = None
         self._bands: tuple[str, ...] | None = None
         self._features: RunFeatures | None = None
+        # Separate from `_lock`: reading features takes long, and pages must not wait for it.
         self._loading = threading.RLock()
         self._preparing = False
         self.prepared = threading.Event()
-        """Set once the features were read, or cannot be."""
+        """Set once the features were read or could not be read."""
         self.residuals: ResidualImages | None = None
-        """Pictures of what the model could not reconstruct, where it gives any."""
+        """Residuals of the model's reconstruction; None if the model gives none."""
         self.map_note = ""
-        """Why there is no map; empty if there is one, or none yet."""
+        """Reason why there is no map; empty if there is one or it is not yet made."""
         self._masks = ResultCache(24)
         self._pages = ResultCache(12)
 
     @property
     def label_names(self) -> dict[int, str]:
-        """What the survey calls its labels; where it does not say, the model's classes in order."""
+        """Names of the survey's labels, else the model's classes in order; empty if unknown."""
         manifest = self.run.manifest
         names = stored_label_names(manifest.settings.options.to_json(), manifest.data_url)
         if names:
@@ -93,7 +93,7 @@ class ExploredRun:
         return dict(enumerate(str(name) for name in found))
 
     def table(self) -> ObjectTable | None:
-        """The catalogue; None while the run has none."""
+        """The catalogue, read when it is first needed; None while the run has none."""
         with self._lock:
             if self._table is None:
                 try:
@@ -112,17 +112,18 @@ class ExploredRun:
         return table
 
     def features(self) -> RunFeatures:
-        """The features of all objects, read when they are first asked for.
+        """The features of all objects, read when they are first needed.
 
         Raises
         ------
         NotFoundError
-            The run has none.
+            The run has no features.
         BadInputError
-            They do not fit into memory.
+            The features do not fit into memory.
         """
         table = self.needed_table()
         with self._loading:
+            # After the end of a run the catalogue may have more rows than before.
             if self._features is None or len(self._features.values) != len(table):
                 found = load_features(self.store, self.run.manifest, table)
                 places = found.places()
@@ -134,16 +135,16 @@ class ExploredRun:
 
     @property
     def known_groups(self) -> Mapping[str, int]:
-        """Width of each group of features, where they were read already."""
+        """Width of each group of features; empty until the features are read."""
         return self._features.groups if self._features else {}
 
     @property
     def known_features(self) -> RunFeatures | None:
-        """The features, where they were read already."""
+        """The features; None until they are read."""
         return self._features
 
     def prepare(self) -> None:
-        """Read the features in a thread of its own, if that was not begun yet."""
+        """Begin to read the features in a separate thread, unless that has begun already."""
         with self._lock:
             if self._preparing or self.table() is None:
                 return
@@ -159,11 +160,11 @@ class ExploredRun:
             self.prepared.set()
         model = self.run.manifest.model
         if "residual" in self.known_groups and model is not None:
-            with suppress(PerseidError):  # the page shows no residuals then
+            with suppress(PerseidError):  # the page then shows no residuals
                 self.residuals = ResidualImages(model.uri, model.digest)
 
     def find(self, partition: str, row: int) -> int | None:
-        """The row number of the catalogue of an object; None if it is not there."""
+        """The row number of an object in the catalogue; None if it is not there."""
         table = self.needed_table()
         names = table.texts("partition")
         if partition not in names:
@@ -173,13 +174,13 @@ class ExploredRun:
         return int(found[0]) if len(found) else None
 
     def plots(self) -> Plots:
-        """The views; raises `NotFoundError` while the run has no catalogue."""
+        """The plots of the catalogue; raises `NotFoundError` while the run has none."""
         self.needed_table()
         assert self._plots is not None
         return self._plots
 
     def forget(self) -> None:
-        """The run has ended, or was published again: read its catalogue again."""
+        """Forget what was read, after the run has ended or was published again."""
         with self._lock:
             self._table = self._plots = self._features = None
             self._preparing, self.map_note = False, ""
@@ -188,13 +189,13 @@ class ExploredRun:
             self._pages.forget(lambda key: True)
 
     def changed(self, column: str) -> None:
-        """A column that was added has other values now."""
+        """Forget results after the values of an added column have changed."""
         self._masks.forget(lambda key: True)
         self._pages.forget(lambda key: True)
         self.plots().forget(column)
 
     def shown(self, query: Query) -> Shown:
-        """Which rows an address leaves, and which of them it selects."""
+        """The rows that a query leaves, and those of them that it selects."""
         table = self.needed_table()
         base = self._mask(query.filters, table)
         selected = self._mask(query.selection, table)
@@ -207,7 +208,7 @@ class ExploredRun:
         return found
 
     def ordered(self, query: Query) -> NDArray[np.int64]:
-        """Row numbers of all rows that the table shows, in its order."""
+        """Row numbers of all rows of the table, in the order of the query."""
         key = (query.filters, query.selection, query.sort, query.descending)
         return self._pages.get(key, lambda: self._ordered(query))
 
@@ -217,12 +218,12 @@ class ExploredRun:
         if not query.sort:
             found = np.arange(len(table)) if rows is None else np.flatnonzero(rows)
             return np.asarray(found, np.int64)
-        table.kind(query.sort)  # raises where there is no such column
+        table.kind(query.sort)  # raises if there is no such column
         order = table.order(query.sort, descending=query.descending)
         return np.asarray(order if rows is None else order[rows[order]], np.int64)
 
     def page(self, query: Query) -> TablePage:
-        """One page of the table; the last one where there are fewer."""
+        """One page of the table; the last page if the requested one does not exist."""
         rows = self.ordered(query)
         pages = max(1, -(-len(rows) // PAGE_ROWS))
         number = min(query.page, pages)
@@ -230,7 +231,7 @@ class ExploredRun:
         return TablePage(rows[start : start + PAGE_ROWS], number, pages, len(rows))
 
     def place(self, index: int) -> tuple[str, int]:
-        """Partition and row of an object; raises `BadInputError` if there is no such."""
+        """Partition and row of an object; raises `BadInputError` if there is no such object."""
         table = self.needed_table()
         if not 0 <= index < len(table):
             raise BadInputError(
@@ -241,8 +242,9 @@ class ExploredRun:
         return str(partition), int(str(row))
 
     def model_bands(self) -> tuple[str, ...]:
-        """What the model calls its bands; empty if nothing says so."""
+        """Names of the model's bands; empty if they are unknown."""
         if self._bands is None:
+            # All ranks have the same model, so the record of any rank tells.
             try:
                 self._bands = read_record(parse_json(self.store.get(layout.record(0))), 0).bands
             except (PerseidError, ValueError):
@@ -250,14 +252,14 @@ class ExploredRun:
         return self._bands
 
     def band_names(self, count: int) -> tuple[str, ...]:
-        """What the bands are called, as the model has them; by number where nothing says so."""
+        """Names of this many bands, from the model; numbered if it does not name as many."""
         names = self.model_bands()
         if len(names) == count:
             return names
         return tuple(f"band {number}" for number in range(1, count + 1))
 
     def columns(self) -> list[str]:
-        """Columns of the table, those that say where an object lies last."""
+        """Columns of the table in order: the most important first, the technical ones last."""
         table = self.needed_table()
         names = [*table.names, *(n for n in table.added if n not in (MAP_X, MAP_Y))]
         ordered = [n for n in FIRST if n in names]
@@ -265,5 +267,5 @@ class ExploredRun:
         return ordered + [n for n in HIDDEN if n in names]
 
     def close(self) -> None:
-        """Give up what is open."""
+        """Close the open partitions."""
         self.images.close()

@@ -1,7 +1,7 @@
-"""A run as it goes on: its events, kept as the state of each rank for everyone who looks.
+"""The progress of a run: its events, kept as the state of each rank for all visitors.
 
-One thread follows the run, whoever and how many are looking, so that a store or a service is asked
-no more often than by the command line.
+One thread follows the run for any number of visitors, so that a store or service gets no more
+requests than from the command line.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from perseid.pipeline.run_state import RunResult
 from perseid.storage import Storage
 
 READERS = 16
+"""Number of records that are read concurrently."""
 RECORDS_AT_ONCE = 64
-"""Records that are read between two pictures of a run."""
+"""Maximum number of records that are read for one view of the run."""
 DEFAULT_MEMORY_MB = 1769
-"""Of a worker where the request says nothing: see `perseid.engines.local.local_options`."""
+"""Memory of a worker if the request states none; see `perseid.engines.local.local_options`."""
 
 
 @dataclass(frozen=True)
@@ -41,50 +42,50 @@ class RankView:
     attempt: int = 0
     rows: int = 0
     began: float | None = None
-    """Seconds since the epoch; None before it was seen at work."""
+    """Start in seconds since the epoch; None until the rank was seen running."""
     ended: float | None = None
     message: str = ""
-    """One sentence where something went wrong."""
+    """One sentence that says what went wrong; empty if nothing did."""
     record: RankMeasures | None = None
-    """What it left, once it is done and its record was read."""
+    """Content of its record; None until the rank is done and the record was read."""
 
     @property
     def retried(self) -> bool:
-        """Whether it took, or takes, more than one attempt."""
+        """Whether the rank needed, or needs, more than one attempt."""
         return self.attempt > 1 or self.state is RankState.RETRYING
 
     @property
     def memory_mb(self) -> float | None:
-        """Highest resident memory, MiB, where its record says so."""
+        """Peak resident memory, in MiB; None if no record states it."""
         return self.record.peak_memory_mb if self.record else None
 
 
 @dataclass(frozen=True)
 class LiveView:
-    """A picture of the run at one moment."""
+    """The state of the run at one moment."""
 
     version: int
-    """Grows with each event."""
+    """Number that grows with each event."""
     going: bool
-    """Whether something works on the run."""
+    """Whether the run is being worked on."""
     words: str
-    """What the run is doing, or how it ended."""
+    """One sentence that says what the run is doing or how it ended."""
     ranks: tuple[RankView, ...]
     began: float
-    """Seconds since the epoch."""
+    """Creation of the run, in seconds since the epoch."""
     rows: int = 0
     rows_a_second: float = 0.0
     seconds_left: float | None = None
     fraction: float = 0.0
-    """Part of the work that is over, 0 to 1."""
+    """Fraction of the work that is done, 0 to 1."""
     usd: float | None = None
-    """Cost of the ranks that are done."""
+    """Cost of the ranks that are done, in US dollars; None if unknown."""
     counts: CountEvent | None = None
-    """While the run goes on, from an engine that tells how many ranks are at work, not which."""
+    """Numbers of ranks by state, during a run whose engine reports only numbers; otherwise None."""
     notes: tuple[str, ...] = ()
 
     def count(self, state: RankState) -> int:
-        """How many ranks stand there."""
+        """Number of ranks in this state."""
         if self.counts is not None:
             of = {
                 RankState.WAITING: self.counts.waiting, RankState.RUNNING: self.counts.running,
@@ -95,14 +96,14 @@ class LiveView:
 
     @property
     def retried(self) -> int:
-        """Ranks of more than one attempt."""
+        """Number of ranks with more than one attempt."""
         if self.counts is not None:
             return self.counts.retried
         return sum(rank.retried for rank in self.ranks)
 
     @property
     def memory_mb(self) -> float | None:
-        """The highest memory of any rank so far, MiB."""
+        """Highest peak memory of any rank so far, in MiB; None if unknown."""
         known = [rank.memory_mb for rank in self.ranks if rank.memory_mb is not None]
         return max(known, default=None)
 
@@ -114,7 +115,7 @@ class LiveView:
 
 @dataclass
 class _State:
-    """What the events have said so far; guarded by the lock of `LiveRun`."""
+    """State of the run from its events; guarded by the lock of `LiveRun`."""
 
     going: bool = False
     words: str = ""
@@ -122,18 +123,12 @@ class _State:
     tally: Tally = field(default_factory=Tally)
     counts: CountEvent | None = None
     follows: bool = False
-    """Whether the engine tells of each rank at work."""
+    """Whether the engine reports each running rank, not only numbers of ranks."""
     notes: list[str] = field(default_factory=list)
 
 
 class LiveRun:
-    """Follows a run, or is told of one that this process follows anyway.
-
-    Parameters
-    ----------
-    run
-        The run.
-    """
+    """Follows a run itself, or receives the events of a run that this process already follows."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -149,7 +144,7 @@ class LiveRun:
         self._when_ended: Callable[[], None] = lambda: None
 
     def begin(self) -> None:
-        """Look where the run stands, and follow it in a thread of its own if it is going on."""
+        """Check the state of the run, and follow it in a separate thread if it is going on."""
         if self._run.status().state == "running":
             ago = time.time() - self._since()
             with self._lock:
@@ -161,7 +156,7 @@ class LiveRun:
             self._finish(_ended_words(self._run))
 
     def _since(self) -> float:
-        """When who works on the run began, seconds since the epoch."""
+        """Start of the present driver, in seconds since the epoch; otherwise of the run."""
         try:
             return float(parse_json(self._store.get(layout.DRIVER))["since"])
         except (PerseidError, ValueError, KeyError, TypeError):
@@ -176,20 +171,20 @@ class LiveRun:
             self._finish(_ended_words(self._run))
 
     def when_ended(self, call: Callable[[], None]) -> None:
-        """What is to be called once the run has ended: its catalogue is another one then."""
+        """Set a function to call once the run has ended, since its catalogue is then replaced."""
         self._when_ended = call
 
     def begun(self) -> None:
-        """The run is going on; this process follows it and calls `report` and `finish`."""
+        """Note that the run is going on and this process calls `report` and `finish`."""
         with self._lock:
             self._state.going, self._state.words = True, stage_line("map")
 
     def finish(self) -> None:
-        """The run has ended."""
+        """Note that the run has ended."""
         self._finish(_ended_words(self._run))
 
     def report(self, event: Event) -> None:
-        """One event of the run; from any thread."""
+        """Take in one event of the run; may be called from any thread."""
         with self._lock:
             if self._closed.is_set():
                 return
@@ -209,7 +204,7 @@ class LiveRun:
         self._state.follows |= event.state not in (RankState.WAITING, RankState.DONE)
         working = event.state is RankState.RUNNING
         began = old.began or (now if working else None)
-        # Another attempt begins at zero; events within one attempt do not move its beginning.
+        # A new attempt sets a new start; further events of the same attempt keep it.
         if working and event.attempt != old.attempt:
             began = now
         done = event.state in (RankState.DONE, RankState.FAILED)
@@ -226,7 +221,7 @@ class LiveRun:
 
     def _note(self, words: str) -> None:
         if words:
-            # A run of thousands of failing ranks must not fill the page or the memory.
+            # Keep the last 50: thousands of failing ranks must not fill the page or the memory.
             self._state.notes = [*self._state.notes[-49:], words]
 
     def _finish(self, words: str) -> None:
@@ -241,11 +236,11 @@ class LiveRun:
             self._state.version += 1
 
     def _settle(self, result: RunResult | None) -> None:
-        """Nothing works on the run any more: a rank is done, has failed, or is to come."""
+        """Set the final state of each rank: done, failed, or still waiting for a resumption."""
         missing = result.summary["ranks"]["missing"] if result else ()
         lost = {entry["rank"]: str(entry["reason"]) for entry in missing}
         attempts = result.mapped.attempts if result else ()
-        # One that was stopped may have run beside a faster one.
+        # A stopped attempt may have lost to a faster one, so its number says nothing.
         tried = {one.rank: one.attempt for one in attempts if one.ending is not Ending.STOPPED}
         for number, rank in enumerate(self._ranks):
             state, attempt = rank.state, max(rank.attempt, tried.get(number, 0))
@@ -255,7 +250,7 @@ class LiveRun:
             self._ranks[number] = replace(rank, state=state, attempt=attempt, message=said)
 
     def _take_records(self) -> None:
-        """Which ranks have left a record, of a run that has ended."""
+        """Mark the ranks of an ended run that left a record as done."""
         try:
             names = {info.key for info in self._store.list()}
         except PerseidError:
@@ -270,21 +265,21 @@ class LiveRun:
 
     @property
     def version(self) -> int:
-        """Grows with each event."""
+        """Number that grows with each event."""
         return self._state.version
 
     @property
     def going(self) -> bool:
-        """Whether something works on the run."""
+        """Whether the run is being worked on."""
         return self._state.going
 
     @property
     def closed(self) -> bool:
-        """Whether the server is going away."""
+        """Whether the server is shutting down."""
         return self._closed.is_set()
 
     def view(self) -> LiveView:
-        """The run as it stands now."""
+        """The present state of the run, including records of ranks done since the last call."""
         self._read_records()
         with self._lock:
             state, ranks = self._state, tuple(self._ranks)
@@ -309,20 +304,21 @@ class LiveRun:
             )
 
     def _cost(self, ranks: Sequence[RankView]) -> float | None:
-        """What the seconds of the ranks that are done would cost on Lambda."""
+        """Cost on Lambda of the work of all ranks that are done, in US dollars."""
         memory = self._run.manifest.settings.options.memory_mb or DEFAULT_MEMORY_MB
         seconds = [rank.record.stages.get("total", 0.0) for rank in ranks if rank.record]
         price = Prices().lambda_gb_second("x86").usd
         return sum(seconds) * memory / 1024 * price if seconds else None
 
     def _read_records(self) -> None:
-        """Read what ranks have left that got done since the last look, each record once."""
+        """Read the records of ranks that were done since the last call, each record once."""
         with self._reading:
             with self._lock:
                 wanted, self._unread = (
                     self._unread[:RECORDS_AT_ONCE],
                     self._unread[RECORDS_AT_ONCE:],
                 )
+            # Without the lock: reading from a store must not hold up events.
             with ThreadPoolExecutor(READERS) as pool:
                 found = list(pool.map(self._record, wanted))
             with self._lock:
@@ -330,7 +326,7 @@ class LiveRun:
                     self._measured(number, record)
 
     def _measured(self, number: int, record: RankMeasures | None) -> None:
-        """Take in what a rank's record says; called with the lock."""
+        """Take in the content of a rank's record; the caller holds the lock."""
         if record is None:
             return
         rank, bars = self._ranks[number], record.timeline
@@ -349,7 +345,7 @@ class LiveRun:
         return _read(data, rank)
 
     def close(self) -> None:
-        """Stop following the run: nobody is looking any more."""
+        """Ignore further events, since the server is shutting down."""
         with self._lock:
             self._closed.set()
 
@@ -369,10 +365,10 @@ def _fraction(counts: CountEvent | None, by_rank: float) -> float:
 
 
 def _ended_words(run: Run) -> str:
-    """How the run ended, in one sentence."""
+    """One sentence that says how the run ended."""
     try:
         said = run.incomplete or "every rank and every partition is there"
     except PerseidError as error:
         said = str(error)
-    said = said.partition(" is incomplete: ")[2] or said  # the page says so before it
+    said = said.partition(" is incomplete: ")[2] or said  # the page already says that
     return said[:1].upper() + said[1:]

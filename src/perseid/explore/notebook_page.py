@@ -1,4 +1,4 @@
-"""The live page inside a notebook: served from the kernel for as long as it lives."""
+"""The live page inside a notebook, served from the kernel as long as the kernel lives."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from perseid.explore.live import LiveRun
 from perseid.plaintext import markup
 
 HEIGHT = 800
-"""Pixels of the page in a cell."""
+"""Default height of the page in a cell, in pixels."""
 
 
 class LivePage(TextView):
-    """A page that is being served; shown inline as the last line of a cell.
+    """A served live page, which a notebook shows inline if it is the last line of a cell.
 
     Parameters
     ----------
     run
-        The run that it is about.
+        The run to show.
     port
-        Where to listen on this machine; 0 takes a free one.
+        Port to listen on, on this machine only; 0 takes a free one.
     height
-        Pixels of the page in a cell.
+        Height of the page in a cell, in pixels.
     """
 
     def __init__(self, run: Run, port: int = 0, height: int = HEIGHT) -> None:
@@ -35,9 +35,10 @@ class LivePage(TextView):
         server = ExploreServer(ExploredRun(run), live, port=port, framed=True)
         self._open.enter_context(server)
         live.begin()
+        # A kernel that exits must not leave the server's threads waiting.
         atexit.register(self.close)
         self.address = server.address
-        """Of the page, token included."""
+        """Address of the page, including the token."""
         super().__init__(
             f"explore    {self.address}",
             f'<iframe src="{markup(self.address)}" width="100%" height="{int(height)}" '
@@ -45,6 +46,6 @@ class LivePage(TextView):
         )
 
     def close(self) -> None:
-        """End the page; the run is not touched."""
+        """Stop serving the page; the run goes on."""
         self._open.close()
         atexit.unregister(self.close)

@@ -1,4 +1,4 @@
-"""One object: its pictures, its values, what made its score, its neighbors."""
+"""The page of one object: its pictures, values, explanation of the score, and neighbors."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from perseid.explore.views import BodyCell, cell_of, head_of, names_of
 from perseid.measure.present.gallery import shown_bands
 
 NEIGHBORS = 12
+"""Number of neighbors that are shown."""
 VIEWERS = (
     ("Legacy Surveys", "https://www.legacysurvey.org/viewer?ra={ra:.6f}&dec={dec:.6f}&zoom=16"),
     ("SDSS", "https://skyserver.sdss.org/dr18/VisualTools/navi?ra={ra:.6f}&dec={dec:.6f}"),
@@ -23,7 +24,7 @@ VIEWERS = (
     ("SIMBAD", "https://simbad.cds.unistra.fr/simbad/sim-coo?Coord={ra:.6f}d{dec:+.6f}d"
                "&Radius=10&Radius.unit=arcsec"),
 )  # fmt: skip
-"""Where an object can be looked up: links only, nothing of them is loaded."""
+"""Sky viewers that the page links to; nothing is loaded from them."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Viewer:
 
 @dataclass(frozen=True)
 class NearObject:
-    """An object of similar features."""
+    """An object with similar features."""
 
     index: int
     name: str
@@ -45,38 +46,38 @@ class NearObject:
 
 @dataclass(frozen=True)
 class ObjectView:
-    """One object as its page shows it."""
+    """Content of the page of one object."""
 
     index: int
     name: str
     bands: tuple[str, ...]
-    """Names of the image's bands; empty if it cannot be read."""
+    """Names of the image's bands; empty if the image cannot be read."""
     color: tuple[int, ...]
-    """Bands that stand for red, green and blue, counted from 0."""
+    """Bands for red, green and blue, counted from 0."""
     size: tuple[int, int]
-    """Width and height of the image, pixels."""
+    """Width and height of the image, in pixels."""
     residual: bool
-    """Whether the model's reconstruction can be shown."""
+    """Whether the residual of the model's reconstruction can be shown."""
     reason: str
-    """Why there is no picture; empty if there is one."""
+    """Reason why there is no picture; empty if there is one."""
     values: tuple[tuple[str, BodyCell], ...]
     coordinates: str
-    """Right ascension and declination, degrees; empty if the catalogue has none."""
+    """Right ascension and declination, in degrees; empty if the catalogue has none."""
     viewers: tuple[Viewer, ...]
     last: int
-    """Row number of the catalogue's last object."""
+    """Row number of the last object in the catalogue."""
     explanation: Explanation | None
-    """What made its score; None if it has no features, or they are not read yet."""
+    """Explanation of the score; None if there are no features or they are not yet read."""
     neighbors: tuple[NearObject, ...]
     """The most similar objects, nearest first."""
     pending: bool
-    """Whether features are being read."""
+    """Whether the features are still being read."""
 
 
 def object_view(explored: ExploredRun, index: int, *, brief: bool = False) -> ObjectView:
-    """The page of one object; raises `BadInputError` if there is no such.
+    """Content of the page of one object; raises `BadInputError` if there is no such object.
 
-    `brief`: without what made its score and without its neighbors.
+    With `brief`, the explanation of the score and the neighbors are left out.
     """
     partition, row = explored.place(index)
     table, one = explored.needed_table(), np.array([index])
@@ -112,7 +113,7 @@ def object_view(explored: ExploredRun, index: int, *, brief: bool = False) -> Ob
 
 
 def _neighbors(features: RunFeatures, table: ObjectTable, index: int) -> tuple[NearObject, ...]:
-    """The most similar objects; none where the object has no features."""
+    """The most similar objects; empty if the object has no features."""
     try:
         found = features.neighbors(index, NEIGHBORS)
     except BadInputError:
@@ -125,7 +126,7 @@ def _neighbors(features: RunFeatures, table: ObjectTable, index: int) -> tuple[N
 
 
 def _sky(table: ObjectTable, one: np.ndarray) -> tuple[str, tuple[Viewer, ...]]:
-    """Coordinates of an object as text, and links to viewers of its place."""
+    """Coordinates of an object as text, and links to viewers of its position."""
     pair = next((pair for pair in SKY if all(map(table.has, pair))), None)
     if pair is None:
         return "", ()

@@ -1,7 +1,7 @@
-"""A catalogue's columns, ready to be sorted, filtered and binned within a moment.
+"""The columns of a catalogue, prepared for fast sorting, filtering and binning.
 
-A column is read out of the Arrow table when it is first asked for, and its order when it is first
-sorted by; after that a million rows take milliseconds.
+A column is converted from the Arrow table when it is first needed, and sorted when it is first
+sorted by; after that, operations on a million rows take milliseconds.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from perseid.survey.kinds import label_name
 from perseid.survey.partition import natural_key
 
 KEPT_ORDERS = 16
-"""Sort orders that are kept: 4 bytes per row each."""
+"""Maximum number of sort orders that are kept, at 4 bytes per row each."""
 CATEGORIES = ("label", "flag", "class", "rating")
-"""Columns whose numbers are names."""
+"""Columns whose numbers stand for names."""
 MOST_CATEGORIES = 64
-"""A column of more different values is text, not a choice of categories."""
+"""Maximum number of different values of a category column; with more, the column is text."""
 
 T = TypeVar("T")
 
@@ -43,12 +43,12 @@ class Category:
     """One value of a column of categories."""
 
     value: int
-    """As the codes of the column have it."""
+    """Code of the category in the column."""
     name: str
 
 
 class ResultCache:
-    """The last results by key; each is computed once, also where threads ask at the same time."""
+    """Recent results by key; each is computed once, even if threads request it simultaneously."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -58,7 +58,7 @@ class ResultCache:
         self._lock = threading.RLock()
 
     def get(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """The result for a key."""
+        """Return the result for a key, computing it if it is not kept."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -71,21 +71,21 @@ class ResultCache:
             return found
 
     def forget(self, gone: Callable[[Hashable], bool]) -> None:
-        """Drop the results whose key is true of `gone`."""
+        """Drop the results for whose key `gone` is true."""
         with self._lock:
             for key in [key for key in self._kept if gone(key)]:
                 del self._kept[key]
 
 
 class ObjectTable:
-    """One row an object, in the order of the catalogue.
+    """A table with one row per object, in the order of the catalogue.
 
     Parameters
     ----------
     table
         A ``pyarrow.Table``.
     label_names
-        What the survey calls its labels.
+        Names of the survey's labels.
     """
 
     def __init__(self, table: Any, label_names: Mapping[int, str] | None = None) -> None:
@@ -100,7 +100,7 @@ class ObjectTable:
 
     @property
     def names(self) -> list[str]:
-        """The catalogue's own columns, in order; lists and structures cannot be shown."""
+        """The catalogue's own columns, in order, except nested ones, which cannot be shown."""
         import pyarrow.types as types
 
         fields = self._arrow.schema
@@ -108,11 +108,11 @@ class ObjectTable:
 
     @property
     def added(self) -> list[str]:
-        """Columns that are not of the catalogue: places in the map, the learned ranking."""
+        """Added columns: positions in the map, ratings and the learned ranking."""
         return list(self._added)
 
     def add(self, name: str, values: NDArray[np.float64]) -> None:
-        """Put a column of numbers beside those of the catalogue, or replace one."""
+        """Add a column of numbers, or replace one that was added before."""
         if name in self._arrow.column_names:
             raise BadInputError(f"the catalogue has a column {name!r} of its own")
         self._added[name] = values
@@ -120,13 +120,13 @@ class ObjectTable:
             cache.forget(lambda key: isinstance(key, tuple) and key[1] == name)
 
     def has(self, name: str) -> bool:
-        """Whether there is such a column with at least one value."""
+        """Whether this column exists and has at least one value."""
         if name in self._added:
             return bool(np.isfinite(self._added[name]).any())
         return name in self.names and self._arrow[name].null_count < len(self)
 
     def kind(self, name: str) -> ColumnKind:
-        """How the column is filtered and drawn; raises `BadInputError` if there is none."""
+        """How the column is filtered and drawn; raises `BadInputError` if it does not exist."""
         return self._columns.get(("kind", name), lambda: self._find_kind(name))
 
     def _find_kind(self, name: str) -> ColumnKind:
@@ -138,6 +138,7 @@ class ObjectTable:
             have = ", ".join([*self.names, *self._added])
             raise BadInputError(f"the catalogue has no column {name!r}: it has {have}")
         kind = self._arrow.schema.field(name).type
+        # Ids may be integers, but nobody bins or averages them.
         if name == "object_id":
             return ColumnKind.TEXT
         if name in CATEGORIES or types.is_boolean(kind):
@@ -148,7 +149,7 @@ class ObjectTable:
         return ColumnKind.CATEGORY if few and name != "partition" else ColumnKind.TEXT
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """A column as float64 (n,): NaN where a value is missing, codes of categories."""
+        """A column as float64, (n,); missing values are NaN, and categories are their codes."""
         if name in self._added:
             return self._added[name]
         return self._columns.get(("numbers", name), lambda: self._read_numbers(name))
@@ -167,7 +168,7 @@ class ObjectTable:
         return np.asarray(values, np.float64)
 
     def categories(self, name: str) -> tuple[Category, ...]:
-        """The different values of a column of categories, ascending."""
+        """The categories of a column, in ascending order."""
         return self._columns.get(("categories", name), lambda: self._find_categories(name))
 
     def _find_categories(self, name: str) -> tuple[Category, ...]:
@@ -182,13 +183,13 @@ class ObjectTable:
         return tuple(Category(value, self.category_name(name, value)) for value in found)
 
     def category_name(self, name: str, value: int) -> str:
-        """What a value of a column of categories is called."""
+        """Name of a value of a category column."""
         if name == "label":
             return label_name(value, self._label_names)
         return _FLAGS.get(value, str(value)) if name == "flag" else str(value)
 
     def _dictionary(self, name: str) -> tuple[NDArray[np.int32], list[str]]:
-        """Codes (n,), -1 where a value is missing, and the texts that they stand for."""
+        """Codes (n,), -1 for a missing value, and the texts that the codes stand for."""
 
         def encode() -> tuple[NDArray[np.int32], list[str]]:
             found = self._arrow[name].combine_chunks().dictionary_encode()
@@ -197,18 +198,18 @@ class ObjectTable:
             order = sorted(range(len(texts)), key=lambda i: natural_key(texts[i]))
             place = np.empty(len(texts) + 1, np.int32)
             place[order] = np.arange(len(texts), dtype=np.int32)
-            # The last place stands for code -1, a missing value: indexing with -1 finds it.
+            # Code -1, a missing value, indexes the last element and so maps to itself.
             place[-1] = -1
             return place[codes], [texts[i] for i in order]
 
         return self._columns.get(("dictionary", name), encode)
 
     def texts(self, name: str) -> list[str]:
-        """The different texts of a column, in natural order: what its codes stand for."""
+        """The different texts of a column in natural order, indexed by its codes."""
         return self._dictionary(name)[1]
 
     def order(self, name: str, *, descending: bool) -> NDArray[np.int32]:
-        """Row numbers by this column; missing values last in both directions."""
+        """Row numbers sorted by this column; missing values are last in both directions."""
         return self._orders.get(("order", name, descending), lambda: self._sort(name, descending))
 
     def _sort(self, name: str, descending: bool) -> NDArray[np.int32]:
@@ -216,7 +217,7 @@ class ObjectTable:
 
         if name in self._added or self.kind(name) is not ColumnKind.TEXT or name == "partition":
             values = self._codes(name) if name == "partition" else self.numbers(name)
-            # Negated and not reversed: NaN stays last, and equal values keep the catalogue's order.
+            # Negated, not reversed, so that NaN stays last and equal values keep their order.
             keys = -values if descending else values
             return np.argsort(keys, kind="stable").astype(np.int32)  # NaN comes last
         way = "descending" if descending else "ascending"
@@ -229,7 +230,7 @@ class ObjectTable:
         return self._dictionary(name)[0].astype(np.float64)
 
     def matching(self, name: str, text: str) -> NDArray[np.bool_]:
-        """Rows whose value holds this text, whatever the case; numbers as they are written."""
+        """Mask of rows whose value contains this text, ignoring case; numbers count as text."""
         import pyarrow.compute as compute
         import pyarrow.types as types
 
@@ -243,7 +244,7 @@ class ObjectTable:
         return np.asarray(found.to_numpy(zero_copy_only=False), np.bool_)
 
     def values(self, name: str, rows: NDArray[np.integer[Any]]) -> Sequence[object]:
-        """The values of some rows as they are in the file; None if one is missing."""
+        """The values of some rows as stored; None for a missing value."""
         if name in self._added:
             return [None if np.isnan(v) else float(v) for v in self._added[name][rows]]
         found: list[object] = self._arrow[name].take(_indices(rows)).to_pylist()

@@ -1,4 +1,4 @@
-"""The views of a catalogue as plots, binned on the server; what is selected stands out in all."""
+"""Plots of a catalogue, binned on the server; selected objects stand out in all of them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ CELLS, BARS = 92, 46
 MAP_X, MAP_Y = "map_1", "map_2"
 """The columns of the map: the first two principal components of the features."""
 SKY = (("ra", "dec"), ("RA", "DEC"), ("RA", "Dec"), ("ra_deg", "dec_deg"), ("raMean", "decMean"))
-"""Pairs of columns that are a place on the sky, degrees."""
+"""Pairs of columns that may hold a position on the sky, in degrees."""
 MOST_CLASSES = 24
-"""Classes of a confusion matrix."""
+"""Maximum number of classes in a confusion matrix."""
 
 
 @dataclass(frozen=True)
 class PlotScale:
-    """How pixels of a plot become values: what the script needs to make a condition of a brush."""
+    """The scale of an axis, with which the page's script turns a brush into a condition."""
 
     column: str
     low: float
@@ -41,41 +41,41 @@ class PlotScale:
 
     @classmethod
     def of(cls, column: str, scale: Scale) -> PlotScale:
-        """Of an axis that is drawn."""
+        """The scale of an axis that is drawn."""
         return cls(column, scale.low, scale.high, scale.start, scale.end, scale.log)
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One view of the catalogue."""
+    """One plot of the catalogue."""
 
     name: str
-    """In addresses: ``redshift``, ``scores``, ``classes``, ``sky``, ``map``."""
+    """Name in addresses: ``redshift``, ``scores``, ``classes``, ``sky``, ``map``."""
     title: str
     caption: str
     svg: Svg
     spoken: str
-    """What a screen reader says."""
+    """Description for screen readers."""
     x: PlotScale | None = None
     y: PlotScale | None = None
     lasso: bool = False
-    """Whether a selection may be drawn by hand, not only as a rectangle."""
+    """Whether a selection may be drawn freehand as well as by a rectangle."""
 
     def drawn(self) -> Markup:
-        """The picture as a part of a page."""
+        """The SVG as part of a page."""
         return self.svg.render(self.spoken)
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """Which rows a plot shows."""
+    """The rows that a plot shows."""
 
     base: Mask | None
-    """Rows that the filters leave; None: all."""
+    """Mask of the rows that the filters leave; None for all."""
     selected: Mask | None
-    """Of these, the ones that stand out; None if nothing is selected."""
+    """Mask of those that are selected; None if nothing is selected."""
     brushes: tuple[Condition, ...] = ()
-    """What selects them: drawn in the plot that each was made in."""
+    """Conditions that select rows; each is outlined in the plot that it was made in."""
 
     def words(self, total: int) -> str:
         """E.g. ``120 of 4,000 objects selected``."""
@@ -86,7 +86,7 @@ class Shown:
 
 
 class Plots:
-    """All views of one table; cells and ranges are found once and kept."""
+    """All plots of one table; cells and ranges are computed once and kept."""
 
     def __init__(self, table: ObjectTable) -> None:
         self._table = table
@@ -100,7 +100,7 @@ class Plots:
         }
 
     def names(self) -> list[str]:
-        """The views that this catalogue has the columns for."""
+        """Names of the plots for which the catalogue has the columns."""
         has = self._table.has
         found = ["redshift"] if has("z_pred") and has("z_spec") else []
         if not found and has("z_pred"):
@@ -112,14 +112,14 @@ class Plots:
         return found
 
     def draw(self, name: str, shown: Shown, color: str = "") -> Plot:
-        """One view; raises `BadInputError` if there is no such."""
+        """Draw one plot; raises `BadInputError` if there is no such plot."""
         if name not in self.names():
             have = ", ".join(self.names()) or "none"
             raise BadInputError(f"there is no plot {name!r} of this catalogue: it has {have}")
         return self._draw[name](shown, color)
 
     def colors(self) -> list[tuple[str, str]]:
-        """What the map may be colored by: word of the address, and of the page."""
+        """Choices for the colors of the map: the value in the address, and its text on the page."""
         found = [("", "number of objects")]
         for name in [*self._table.names, *self._table.added]:
             if name in (MAP_X, MAP_Y, "row") or not self._table.has(name):
@@ -135,7 +135,7 @@ class Plots:
         return found
 
     def forget(self, column: str) -> None:
-        """A column that was added has other values now."""
+        """Forget results after the values of an added column have changed."""
         self._kept.forget(lambda key: isinstance(key, tuple) and column in key)
 
     def _axis(self, column: str, count: int, *, tail: float = 0.001, log: bool = False) -> Axis:
@@ -184,7 +184,7 @@ class Plots:
         return replace(self._two("map", "Map", caption, plot, (MAP_X, MAP_Y), shown), lasso=True)
 
     def _colored(self, plot: PlotArea, x: Axis, y: Axis, shown: Shown, color: str) -> str:
-        """Cells of the map in shades by the mean of a column; the caption."""
+        """Draw the cells of the map shaded by the mean of a column; return the caption."""
         name, equals, value = color.rpartition("=")
         if not re.fullmatch("-?[0-9]{1,15}", value) or not self._table.has(name):
             equals, name, values = "", color, self._table.numbers(color)
@@ -196,6 +196,7 @@ class Plots:
         known = means[np.isfinite(means)]
         if not len(known):
             return f"No object has a {name}."
+        # Without the extremes, since one outlier would make all other cells look alike.
         low, high = np.quantile(known, (0.02, 0.98)) if not equals else (0.0, float(known.max()))
         share = np.nan_to_num((means - low) / ((high - low) or 1.0))
         levels = 1 + np.clip((share * LEVELS).astype(np.int64), 0, LEVELS - 1)
@@ -253,7 +254,7 @@ class Plots:
         return names[:MOST_CLASSES]
 
     def _class_columns(self) -> tuple[str, str] | None:
-        """The columns of the true and of the predicted class; None if one is missing."""
+        """Columns of the true and the predicted class; None if one is missing."""
         table = self._table
         if not table.has("class") or table.kind("class") is not ColumnKind.CATEGORY:
             return None
@@ -269,7 +270,7 @@ class Plots:
         self, plot: PlotArea, x: tuple[Axis, str], y: tuple[Axis, str], shown: Shown,
         *, turned: bool = False,
     ) -> int:  # fmt: skip
-        """Cells in shades by their counts; how many rows lie outside."""
+        """Draw cells shaded by their counts; return the number of rows outside."""
         cells = self._cells(x, y)
         base = shades(cells.counts(shown.base))
         x_edges, y_edges = x[0].edges, y[0].edges
@@ -278,7 +279,7 @@ class Plots:
         draw_cells(plot, base, x_edges, y_edges, "s" if shown.selected is None else "m")
         if shown.selected is not None:
             over = shades(cells.counts(shown.selected))
-            over = np.where(over > 0, np.maximum(over, 3), 0)  # a single object must be seen
+            over = np.where(over > 0, np.maximum(over, 3), 0)  # so that a single object is visible
             draw_cells(plot, over[::-1] if turned else over, x_edges, y_edges, "s")
         return cells.outside(shown.base)
 
@@ -293,7 +294,7 @@ class Plots:
 
 
 def _brushes(plot: PlotArea, columns: tuple[str, ...], shown: Shown) -> None:
-    """The outline of what was selected in this plot."""
+    """Outline the conditions that were made in this plot."""
     for one in shown.brushes:
         if one.columns != columns:
             continue
@@ -307,7 +308,7 @@ def _brushes(plot: PlotArea, columns: tuple[str, ...], shown: Shown) -> None:
 
 
 def _brush_box(plot: PlotArea, x: InRange, y: InRange) -> None:
-    """A rectangle, cut at the plot's edges."""
+    """Draw a rectangle, clipped to the plot."""
     sides = []
     for scale, given in ((plot.x, x), (plot.y, y)):
         low = scale.start if given.low is None else scale(given.low)
@@ -335,7 +336,7 @@ def _bars(plot: PlotArea, axis: Axis, counts: NDArray[np.int64], kind: str) -> N
 def _places(
     codes: NDArray[np.float64], values: list[int], places: list[int]
 ) -> NDArray[np.float64]:
-    """The place of each row's class in the list of all; -1 where it has none."""
+    """Index of each row's class in the list of all; -1 for a row without a class."""
     found = np.full(len(codes), -1.0)
     for value, place in zip(values, places, strict=True):
         found[codes == value] = place
@@ -343,7 +344,7 @@ def _places(
 
 
 def _confusion(plot: PlotArea, counts: NDArray[np.int64], classes: list[str]) -> None:
-    """Cells by the share of their true class, each with its count where there is room."""
+    """Draw cells shaded by their share of the true class, with counts if there is room."""
     sums = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(sums, 1)
     size = plot.x(1.0) - plot.x(0.0)

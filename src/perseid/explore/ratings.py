@@ -1,7 +1,7 @@
-"""Ratings of a run's objects: one small Parquet file beside the run, whole after every rating.
+"""Ratings of a run's objects, in one small Parquet file that is complete after every rating.
 
-The file is a history, so that a rating can be taken back. Each change is written at once, and in
-the place of the very version that was read: what two pages or two servers rate is joined.
+The file is a history, so that a rating can be undone. Each change is written at once and only
+replaces the version that was read, so that ratings from two pages or two servers are combined.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from perseid.science.preference import HIGHEST, LOWEST
 from perseid.storage import ObjectInfo, Storage
 
 TRIES = 20
-"""How often a file that others change under us is written again."""
+"""Number of tries to write the file while other processes keep changing it."""
 
 
 @dataclass(frozen=True)
 class Rating:
-    """What somebody thinks of one object."""
+    """A user's rating of one object."""
 
     partition: str
-    """Key of its partition."""
+    """Key of the object's partition."""
     row: int
     """Row in the partition, from 0."""
     object_id: str | None
-    """As the catalogue has it, as text; None if it has none."""
+    """Id of the object in the catalogue, as text; None if it has none."""
     rating: int
-    """1 (uninteresting) to 5 (more of these)."""
+    """The rating, from 1 (not interesting) to 5 (more of these)."""
     rated_at: float
-    """Seconds since the epoch."""
+    """Time of the rating, in seconds since the epoch."""
     rater: str | None = None
-    """A name, where one was given."""
+    """Name of the rater; None if none was given."""
 
     @property
     def place(self) -> tuple[str, int]:
-        """Which object it is of."""
+        """Partition and row of the object."""
         return self.partition, self.row
 
 
@@ -51,9 +51,9 @@ class RatingsFile:
     Parameters
     ----------
     store
-        Of the run's own prefix.
+        The store at the run's prefix.
     rater
-        A name that is kept with each rating; empty: none is.
+        Name stored with each rating; empty for none.
     """
 
     def __init__(self, store: Storage, rater: str = "") -> None:
@@ -64,22 +64,22 @@ class RatingsFile:
 
     @property
     def history(self) -> tuple[Rating, ...]:
-        """Every rating that was not taken back, oldest first."""
+        """Every rating that was not undone, oldest first."""
         return self._history
 
     def current(self) -> Mapping[tuple[str, int], Rating]:
-        """The last rating of each object."""
+        """The latest rating of each object."""
         return {one.place: one for one in self._history}
 
     def rate(self, partition: str, row: int, object_id: str | None, rating: int) -> Rating:
-        """Keep a rating; it is on the disk when this returns.
+        """Store a rating; it has been written when this returns.
 
         Raises
         ------
         BadInputError
-            The rating is not 1 to 5.
+            The rating is not between 1 and 5.
         StorageError
-            It cannot be written.
+            The file cannot be written.
         """
         if not LOWEST <= rating <= HIGHEST:
             raise BadInputError(f"a rating is {LOWEST} to {HIGHEST}, not {rating}")
@@ -89,11 +89,11 @@ class RatingsFile:
         return one
 
     def undo(self) -> Rating | None:
-        """Take the last rating back (of this rater, where there is a name); None: there is none."""
+        """Undo and return the last rating of this rater, named or not; None if there is none."""
         taken: list[Rating] = []
 
         def without(history: Sequence[Rating]) -> tuple[Rating, ...]:
-            taken.clear()
+            taken.clear()  # this runs again if another process changed the file meanwhile
             own = [i for i, one in enumerate(history) if one.rater == self._rater]
             if not own:
                 return tuple(history)
@@ -106,7 +106,7 @@ class RatingsFile:
 
     def _change(self, change: Callable[[Sequence[Rating]], tuple[Rating, ...]]) -> None:
         for attempt in range(TRIES):
-            seen = self._reload()  # always: what another server wrote since must not be lost
+            seen = self._reload()  # always, so that ratings from another server are kept
             changed = change(self._history)
             if changed == self._history:
                 return
@@ -117,6 +117,7 @@ class RatingsFile:
                 else:
                     self._store.swap(layout.RATINGS, data, seen)
             except (AlreadyExistsError, NotFoundError):
+                # A random wait, so that two processes do not collide again and again.
                 time.sleep(random.uniform(0, 0.01 * (attempt + 1)))
                 continue
             self._history = changed
@@ -124,8 +125,9 @@ class RatingsFile:
         raise RunError(f"{self._store.where(layout.RATINGS)} is changed by others all the time")
 
     def _reload(self) -> ObjectInfo | None:
-        """Read the file; the version that is at least as old as what was read, or None."""
+        """Read the file; return its version, or None if there is no file."""
         try:
+            # The version first: if the file changes in between, the later swap fails.
             seen = self._store.info(layout.RATINGS)
             data = self._store.get(layout.RATINGS)
         except NotFoundError:

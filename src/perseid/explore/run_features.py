@@ -1,4 +1,4 @@
-"""The features of all objects in memory: a map of them, neighbors, and what made a score."""
+"""The features of all objects in memory, from which maps, neighbors and explanations are made."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from perseid.storage import Storage
 
 EMBEDDING = "embedding"
 MOST_BYTES = 4 << 30
-"""Of features in memory."""
+"""Maximum size of all features in memory, in bytes."""
 BLOCK = 65_536
-"""Rows projected at once: bounds the memory beside the features."""
+"""Number of rows that are projected at once, which bounds the additional memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class RunFeatures:
-    """What the model says of each object beside its predictions."""
+    """The features that the model gives for each object besides its predictions."""
 
     values: NDArray[np.float32]
-    """(n, d), rows as in the catalogue; NaN where an object has none."""
+    """Features in the order of the catalogue, (n, d); NaN for objects without any."""
     groups: Mapping[str, int]
-    """Width of each group of features, in order."""
+    """Number of features of each group, in order."""
     moments: Moments
-    """Of the whole survey."""
+    """Moments of the features of the whole survey."""
     metric: Metric
-    """Of the anomaly score."""
+    """Metric of the anomaly score."""
     reasons: tuple[str, ...] = ()
-    """Why some objects have no features."""
+    """Reasons why some objects have no features."""
 
     def group(self, name: str) -> slice:
-        """Columns of a group; of all, where there is none of this name."""
+        """Columns of a group; all columns if there is no group of this name."""
         start = 0
         for one, width in self.groups.items():
             if one == name:
@@ -56,27 +56,28 @@ class RunFeatures:
 
     @property
     def compared(self) -> slice:
-        """Columns that neighbors are found by: the embedding, else all, as `perseid similar`."""
+        """Columns that neighbors are found by, as in `perseid similar`: the embedding, else all."""
         return self.group(EMBEDDING)
 
     def neighbors(self, index: int, count: int) -> Neighbors:
-        """The objects nearest to one, itself left out; exact, as `perseid similar` has it.
+        """The objects nearest to one, without itself; exact, as in `perseid similar`.
 
-        Raises `BadInputError` where the object has no features.
+        Raises `BadInputError` if the object has no features.
         """
         columns = self.compared
         query = self.values[index, columns]
         if not np.isfinite(query).all():
             raise BadInputError("the object has no features: it has no neighbors")
+        # One more than wanted, since the nearest is the object itself.
         found = nearest(self.values[:, columns], query, count + 1)
         others = found.rows != index
         return Neighbors(found.rows[others][:count], found.distance[others][:count])
 
     def places(self) -> NDArray[np.float64]:
-        """(n, 2): the first two principal components of the embedding, each feature by its spread.
+        """Positions in the map, (n, 2): the first two principal components of the embedding.
 
-        The sign of a component is such that its largest weight is positive, so that a map looks
-        the same whenever it is made.
+        Each feature is divided by its spread. The largest weight of each component is made
+        positive, so that a map looks the same each time.
         """
         columns = self.compared
         chosen = np.arange(columns.start, columns.stop)
@@ -95,19 +96,21 @@ class RunFeatures:
         return found
 
     def standardized(self, rows: NDArray[np.integer[Any]] | slice) -> NDArray[np.float64]:
-        """(m, d): features of some objects in units of the survey's spread about its mean."""
+        """Features of some objects as deviations from the mean in units of the spread, (m, d)."""
         spread = np.sqrt(np.clip(np.diag(self.moments.covariance()), 0, None))
         scale = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0.0)
         return np.asarray((self.values[rows].astype(np.float64) - self.moments.mean) * scale)
 
 
 def load_features(store: Storage, manifest: Manifest, table: ObjectTable) -> RunFeatures:
-    """The features that the ranks of a run left, in the order of its catalogue.
+    """Load the features that the ranks of a run stored, in the order of its catalogue.
 
     Raises
     ------
     NotFoundError
-        No rank left any: the model gives none, or the run scored nothing.
+        No rank stored any: the model gives none, or the run scored nothing.
+    BadInputError
+        They do not fit into memory.
     """
     records, _ = read_records(store, manifest)
     reasons: list[str] = []
@@ -140,7 +143,7 @@ def load_features(store: Storage, manifest: Manifest, table: ObjectTable) -> Run
 def _survey(
     store: Storage, records: Records, reasons: list[str]
 ) -> tuple[Mapping[str, int], Partial]:
-    """Width of each group, and the statistics of all ranks that left some."""
+    """Width of each group, and the statistics of all ranks that stored some."""
     groups: Mapping[str, int] = {}
     every: list[Moments] = []
     for rank, record in records.items():
@@ -154,17 +157,18 @@ def _survey(
 
 
 class _Places:
-    """Which rows of the catalogue are of which partition."""
+    """Finds the catalogue's rows of each partition."""
 
     def __init__(self, table: ObjectTable) -> None:
         self._codes = table.numbers("partition").astype(np.int64)
         self._names = {name: code for code, name in enumerate(table.texts("partition"))}
+        # Sorted once, so that each of many partitions is found by bisection.
         self._order = np.argsort(self._codes, kind="stable")
         self._sorted = self._codes[self._order]
         self._rows = table.numbers("row").astype(np.int64)
 
     def of(self, key: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows of the catalogue, and the row of the partition that each of them is."""
+        """Rows of the catalogue from a partition, and the row of each in that partition."""
         code = self._names.get(key, -1)
         start, stop = np.searchsorted(self._sorted, (code, code + 1))
         rows = self._order[start:stop]

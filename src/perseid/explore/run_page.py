@@ -1,4 +1,4 @@
-"""The page of a run: live while it goes on; when it has ended, its times and its cost."""
+"""The page of a run: its progress while it goes on, and its times and cost afterwards."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MARKS = {
     RankState.WAITING: "·", RankState.RUNNING: "▸", RankState.RETRYING: "↻",
     RankState.DONE: "✓", RankState.FAILED: "✕",
 }  # fmt: skip
-"""What stands for a state beside its color."""
+"""Sign of each state, so that color is not needed to tell them apart."""
 LOG_LINES = 2000
-"""The last lines of a log that are shown."""
+"""Maximum number of lines of a log that are shown, from its end."""
 
 
 @dataclass(frozen=True)
 class RankRow:
-    """One rank of the list."""
+    """One rank in the list of ranks."""
 
     rank: int
     state: str
@@ -45,7 +45,7 @@ class RunView:
 
     going: bool
     state: str
-    """``running``, ``complete``, …"""
+    """``running``, ``complete``, ``incomplete`` or ``not ended``."""
     words: str
     fraction: float
     percent: str
@@ -53,14 +53,14 @@ class RunView:
     tiles: tuple[Tile, ...]
     ranks: tuple[RankRow, ...]
     counted: bool
-    """Whether the engine tells how many ranks are at work, not which."""
+    """Whether the engine reports how many ranks are running, but not which."""
     gantt: Figure | None
     legend: Legend | None
     notes: tuple[str, ...]
 
 
 def run_view(explored: ExploredRun, live: LiveRun) -> RunView:
-    """The run as it stands now."""
+    """Content of the page, for the present state of the run."""
     view = live.view()
     lanes = _lanes(view)
     drawn = any(lane.bars for lane in lanes)
@@ -134,7 +134,7 @@ def _row(rank: RankView) -> RankRow:
 
 
 def _lanes(view: LiveView) -> Sequence[Lane]:
-    """Stages of the ranks that are done; of one at work, how long it has been."""
+    """Bars of the timeline: stages of ranks that are done, and elapsed time of running ones."""
     starts = [rank.began for rank in view.ranks if rank.began is not None]
     zero, now = min(starts, default=0.0), time.time()
     lanes = []
@@ -148,7 +148,7 @@ def _lanes(view: LiveView) -> Sequence[Lane]:
 
 
 def log_lines(run: Run, rank: int) -> str:
-    """The last lines that a rank logged."""
+    """The last lines of a rank's log."""
     lines = [line for _, line in run.logs(rank)]
     if not lines:
         return f"rank {rank} has logged nothing yet"

@@ -1,9 +1,9 @@
-"""Who may ask this server: only who has the token, by a name that is this machine's own.
+"""Access control of the server: requests need the token and a host name of this machine.
 
-The token is the first part of every path, so nothing is kept in the browser, two servers do not
-share cookies, and no other site can make a request that counts. A page of another site that has
-its own name point here (DNS rebinding) is refused by the Host header. The content security policy
-lets a page load and run nothing but what this server sends.
+The token is the first part of every path. So nothing is stored in the browser, two servers share no
+cookies, and no other site can make a valid request. If another site makes its own name resolve to
+this machine (DNS rebinding), the check of the Host header refuses the request. The content security
+policy lets a page load and run only what this server sends.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ POLICY = (
     "connect-src 'self'; form-action 'self'; base-uri 'none'"
 )
 NOTEBOOK_FRAMES = "http://localhost:* http://127.0.0.1:* https://localhost:* https://127.0.0.1:*"
-"""Where a page may be framed that is shown inside a notebook."""
+"""Origins that may frame a page which is shown inside a notebook."""
 
 
 def new_token() -> str:
-    """A fresh secret for one server."""
+    """Create a random token for one server."""
     return secrets.token_urlsafe(24)
 
 
 class Guard:
-    """Refuses requests without the token or under a foreign name; an ASGI application.
+    """An ASGI application that refuses requests without the token or with a foreign host name.
 
     Parameters
     ----------
     app
-        Sees the path without the token.
+        The application behind it, which sees paths without the token.
     token
         First part of every path.
     host
-        Name that the server was told to listen on, which is allowed beside this machine's own.
+        Name that the server listens on, which is allowed besides this machine's own names.
     framed
-        Whether pages may be shown in a frame of a notebook of this machine.
+        Whether a notebook on this machine may frame the pages.
     """
 
     def __init__(self, app: App, token: str, host: str = "", *, framed: bool = False) -> None:
@@ -63,9 +63,9 @@ class Guard:
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Check one request, and pass it on or refuse it."""
         if scope["type"] != "http":
-            # Starting and ending of the server. Websockets are not answered at all.
+            # Startup and shutdown of the server pass; websockets are not answered at all.
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
@@ -83,26 +83,26 @@ class Guard:
         if not self.knows(host):
             return PlainTextResponse("This server does not go by that name.\n", 403)
         origin = headers.get(b"origin")
-        # Browsers send Origin with such requests; programs that send none are held back by the
-        # token.
+        # Browsers send Origin with such requests. Programs that send none still need the token.
         if scope["method"] not in ("GET", "HEAD") and origin is not None:
             name = origin.decode("latin-1").partition("://")[2]
             if name != host:
                 return PlainTextResponse("Another site may not change anything here.\n", 403)
         given = scope["path"].encode()[: len(self._prefix)]
-        # In constant time, so that the token cannot be guessed byte by byte.
+        # In constant time, so that response times do not reveal parts of the token.
         if not secrets.compare_digest(given, self._prefix):
             words = "Open the address that `perseid explore` printed: it holds a token.\n"
             return PlainTextResponse(words, 403)
         return None
 
     def knows(self, host: str) -> bool:
-        """Whether a Host header is one of this machine: an address, localhost, its own name."""
+        """Whether a Host header names this machine: an address, localhost or its host name."""
         name = host.strip().lower()
         if name.startswith("["):
             name = name[1:].partition("]")[0]
         elif name.count(":") == 1:
             name = name.partition(":")[0]
+        # An address in place of a name cannot come from DNS rebinding.
         try:
             ipaddress.ip_address(name)
         except ValueError:

@@ -1,4 +1,4 @@
-"""What can be taken away: the selected rows in other formats, and a report about them."""
+"""Downloads: the selected rows in several formats, and a report about them."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from perseid.pipeline.rankfiles import temporary_folder
 
 FILES = {"fits": "application/fits", "vot": "application/x-votable+xml", "csv": "text/csv",
          "parquet": "application/vnd.apache.parquet"}  # fmt: skip
-"""Formats by suffix, and what a browser is told of each."""
+"""Media type of each format, by suffix."""
 _FORMS = {"fits": "fits", "vot": "votable", "csv": "csv", "parquet": "parquet"}
 UNDER_PICTURES = ("anomaly_score", "z_pred", "class", "label")
 PICTURES, ROWS = 48, 200
-"""Objects of a report with a picture, and in its table."""
+"""Maximum number of pictures and of table rows in a report."""
 
 
 @dataclass(frozen=True)
 class TakenFile:
-    """A file to be taken away."""
+    """A file for download."""
 
     name: str
     media_type: str
@@ -50,7 +50,7 @@ class TakenFile:
 
 
 def selected_file(explored: ExploredRun, query: Query, suffix: str) -> TakenFile:
-    """The rows that an address selects, in the order of the catalogue.
+    """The rows that a query selects, in the order of the catalogue.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def selected_file(explored: ExploredRun, query: Query, suffix: str) -> TakenFile
 
 
 def selected_report(explored: ExploredRun, query: Query) -> TakenFile:
-    """One HTML page about the rows that an address selects; it works offline."""
+    """A self-contained HTML page about the rows that a query selects."""
     table, rows = explored.needed_table(), explored.ordered(query)
     shown, plots = explored.shown(query), explored.plots()
     conditions = [one.words(table) for one in (*query.filters, *query.selection)]

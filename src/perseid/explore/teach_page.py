@@ -1,4 +1,4 @@
-"""The page on which objects are rated: what to rate next, the second ranking, what it is worth."""
+"""The page on which users rate objects: the next objects, the learned ranking, its precision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perseid.explore.views import names_of
 
 WORDS = ((1, "not interesting"), (2, "hardly"), (3, "undecided"), (4, "interesting"),
          (5, "more of these"))  # fmt: skip
-"""What the ratings mean."""
+"""Meaning of each rating."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class RankedObject:
 
 @dataclass(frozen=True)
 class PrecisionRow:
-    """One line of the comparison."""
+    """One line of the comparison of rankings."""
 
     ranking: str
     percent: str
@@ -37,27 +37,27 @@ class PrecisionRow:
 
 @dataclass(frozen=True)
 class TeachView:
-    """The page at one moment."""
+    """Content of the page."""
 
     rated: int
     last: str
-    """What was rated last; empty if nothing was."""
+    """Object and value of the last rating; empty if there is none."""
     current: ObjectView | None
     """The object to rate now; None if all are rated."""
     next: tuple[RankedObject, ...]
-    """Those that follow."""
+    """Objects to rate after that."""
     top: tuple[RankedObject, ...]
-    """The first of the second ranking."""
+    """First objects of the learned ranking."""
     labels: tuple[tuple[int, str, bool], ...]
-    """Label, its name, and whether it is wanted."""
+    """For each label, its value, its name, and whether it is wanted."""
     precision: tuple[PrecisionRow, ...]
     wanted: int
-    """Objects with a wanted label."""
+    """Number of objects with a wanted label."""
     ratings: tuple[tuple[int, str], ...] = WORDS
 
 
 def teach_view(explored: ExploredRun, teaching: Teaching, wanted: Collection[int]) -> TeachView:
-    """The page of ratings; `wanted`: labels that count as found, all but 0 where it is empty."""
+    """Content of the page; `wanted` are the labels that count, or all but 0 if it is empty."""
     queue, rated = teaching.queue(), teaching.rated()
     labels = teaching.labels()
     chosen = set(wanted) or {one.value for one in labels}

@@ -1,4 +1,4 @@
-"""Ratings and the second ranking that is learned from them, for all who look at one run."""
+"""Ratings of one run, and the second ranking that is learned from them, for all visitors."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ from perseid.explore.views import names_of
 from perseid.science.preference import Preference, blended, proposals, quantiles
 
 RATING, LEARNED, LEARNED_RANK = "rating", "learned_score", "learned_rank"
-"""Columns beside the catalogue's own."""
+"""Columns that are added to the catalogue's own."""
 QUEUE, SHOWN = 5, 24
+"""Number of objects to rate, and of first objects of the ranking, on the page."""
 TOP = 100
+"""Number of first objects that precision is measured with."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How many of the first hundred objects of both rankings have a wanted label."""
+    """Share of the first hundred objects with a wanted label, for both rankings."""
 
     wanted: int
-    """Objects with a wanted label."""
+    """Number of objects with a wanted label in the catalogue."""
     by_score: float
-    """Share, 0 to 1."""
+    """Share by the anomaly score, 0 to 1."""
     learned: float
+    """Share by the learned ranking, 0 to 1."""
 
 
 class Teaching:
@@ -42,13 +45,13 @@ class Teaching:
     explored
         The run.
     rater
-        A name that is kept with each rating; empty: none is.
+        Name stored with each rating; empty for none.
     """
 
     def __init__(self, explored: ExploredRun, rater: str = "") -> None:
         self._explored = explored
         self.file = RatingsFile(explored.store, rater)
-        """What is kept beside the run."""
+        """The file of ratings at the run's prefix."""
         self._lock = threading.RLock()
         self._rows: dict[tuple[str, int], int] = {}
         self._table_seen: object = None
@@ -58,7 +61,7 @@ class Teaching:
         self._quantile: NDArray[np.float64] = np.empty(0)
 
     def rate(self, index: int, rating: int) -> Rating:
-        """Keep a rating of an object, by its row number of the catalogue."""
+        """Store a rating of an object, given by its row number in the catalogue."""
         partition, row = self._explored.place(index)
         table = self._explored.needed_table()
         has_id = "object_id" in table.names
@@ -66,11 +69,11 @@ class Teaching:
         return self.file.rate(partition, row, name, rating)
 
     def undo(self) -> Rating | None:
-        """Take the last rating back."""
+        """Undo the last rating."""
         return self.file.undo()
 
     def rated(self) -> dict[int, int]:
-        """Row number of the catalogue -> rating, in the order of rating."""
+        """Ratings by row number in the catalogue, in the order of rating."""
         found = {}
         for place, one in self.file.current().items():
             index = self._row_of(place)
@@ -87,10 +90,11 @@ class Teaching:
         return self._rows[place]
 
     def ranking(self) -> NDArray[np.float64]:
-        """(n,): the second ranking's score, NaN where an object has no anomaly score."""
+        """Scores of the learned ranking, (n,); NaN for objects without an anomaly score."""
         with self._lock:
             table, version = self._explored.needed_table(), len(self.file.history)
             last = self.file.history[-1].rated_at if version else 0.0
+            # Changes with each rating, each undo, and each new catalogue.
             seen = (id(table), version, last)
             if self._table_seen == seen:
                 return self._ranking
@@ -112,7 +116,7 @@ class Teaching:
         return learned.values(features.values)
 
     def publish(self) -> None:
-        """Make columns of ratings and ranking that the table can be sorted and filtered by."""
+        """Add the columns of ratings and ranking, so that the table can be sorted by them."""
         with self._lock:
             self.ranking()
             if self._published != self._table_seen:
@@ -134,10 +138,11 @@ class Teaching:
             self._explored.changed(name)
 
     def queue(self) -> NDArray[np.int64]:
-        """Row numbers of the objects to rate next."""
+        """Row numbers of the next objects to rate."""
         ranking, features = self.ranking(), self._features()
         rated = np.array(list(self.rated()), np.int64)
         if features is None:
+            # Without features nothing can be learned: propose the highest scores.
             values = np.nan_to_num(ranking, nan=-np.inf)
             values[rated] = -np.inf
             order = np.argsort(-values, kind="stable")[:QUEUE]
@@ -145,26 +150,27 @@ class Teaching:
         return proposals(ranking, features.values, features.moments, rated, QUEUE, seed=len(rated))
 
     def top(self, count: int = SHOWN) -> NDArray[np.int64]:
-        """Row numbers of the first objects of the second ranking, at most a hundred."""
+        """Row numbers of the first objects of the learned ranking, at most a hundred."""
         self.ranking()
         return self._top[:count]
 
     def _first(self, count: int) -> NDArray[np.int64]:
         values = np.nan_to_num(self._ranking, nan=-np.inf)
+        # A partition first: sorting a million values for the first hundred would be slow.
         size = min(count, len(values))
         found = np.argpartition(-values, size - 1)[:size] if size else np.empty(0, np.int64)
         found = found[np.lexsort((found, -values[found]))]
         return np.asarray(found[np.isfinite(values[found])], np.int64)
 
     def labels(self) -> tuple[Category, ...]:
-        """The labels that can be wanted: all but 0; empty if the survey has none."""
+        """The labels except 0, which can be wanted; empty if the survey has no labels."""
         table = self._explored.needed_table()
         if not table.has("label"):
             return ()
         return tuple(one for one in table.categories("label") if one.value != 0)
 
     def precision(self, wanted: Collection[int]) -> Precision | None:
-        """How good both rankings are at these labels; None if the survey has none."""
+        """Precision of both rankings for these labels; None without labels or scores."""
         table = self._explored.needed_table()
         if not table.has("label") or not table.has("anomaly_score"):
             return None

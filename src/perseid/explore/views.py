@@ -1,4 +1,4 @@
-"""What the page's templates are given: plain text, numbers and pictures, nothing that is markup."""
+"""Values for the page's templates: plain text, numbers and pictures, but no markup."""
 
 from __future__ import annotations
 
@@ -20,53 +20,53 @@ HEADS = {
     "partition": "Partition", "row": "Row", "learned_score": "Learned score",
     "learned_rank": "Learned rank", "rating": "Rating",
 }  # fmt: skip
-"""Heads of our own columns; others go by their names."""
+"""Titles of our own columns; other columns are titled by their names."""
 
 
 @dataclass(frozen=True)
 class Chip:
-    """A condition that holds, and the address without it."""
+    """An active condition, with the address of the page without it."""
 
     words: str
     address: str
     selects: bool
-    """Whether it selects, rather than filters."""
+    """Whether it selects rows rather than filters them."""
 
 
 @dataclass(frozen=True)
 class HeadCell:
-    """The head of a column: a link that sorts by it."""
+    """The head of a column, which is a link that sorts by it."""
 
     text: str
     address: str
     sorted: str
-    """``ascending``, ``descending`` or empty, as ARIA says it."""
+    """Value of ``aria-sort``: ``ascending``, ``descending`` or empty."""
     number: bool
 
 
 @dataclass(frozen=True)
 class BodyCell:
-    """One value."""
+    """One cell of the table."""
 
     text: str
     number: bool
     title: str = ""
-    """All digits, where the text is rounded."""
+    """The value with all digits, if the text is rounded."""
 
 
 @dataclass(frozen=True)
 class BodyRow:
-    """One object of the table."""
+    """One row of the table."""
 
     index: int
-    """Row number of the catalogue."""
+    """Row number in the catalogue."""
     name: str
     cells: tuple[BodyCell, ...]
 
 
 @dataclass(frozen=True)
 class ColumnChoice:
-    """A column that can be filtered by."""
+    """A column that can be filtered."""
 
     name: str
     text: str
@@ -75,10 +75,10 @@ class ColumnChoice:
 
 @dataclass(frozen=True)
 class ObjectsView:
-    """The page of all objects at one address."""
+    """Content of the page of objects for one query."""
 
     words: str
-    """How many objects there are, and how many of them are selected."""
+    """Number of objects, and how many of them are selected."""
     chips: tuple[Chip, ...]
     plots: tuple[Plot, ...]
     heads: tuple[HeadCell, ...]
@@ -86,26 +86,26 @@ class ObjectsView:
     page: int
     pages: int
     total: int
-    """Rows on all pages of the table."""
+    """Number of rows on all pages of the table."""
     previous: str
-    """Address of the page before; empty on the first."""
+    """Address of the previous page; empty on the first."""
     next: str
     address: str
-    """The canonical query string."""
+    """The query string in its canonical form."""
     columns: tuple[ColumnChoice, ...]
     colors: tuple[tuple[str, str], ...]
     color: str
     pending: bool
-    """Whether a map is being made."""
+    """Whether the map is still being made."""
     map_note: str
-    """Why there is no map; empty if there is one."""
+    """Reason why there is no map; empty if there is one."""
     selecting: bool
     cleared: str
-    """Address without any condition."""
+    """Address of the page without any condition."""
 
 
 def objects_view(explored: ExploredRun, query: Query) -> ObjectsView:
-    """Everything that the page of objects shows at this address."""
+    """Content of the page of objects for a query."""
     table, page = explored.needed_table(), explored.page(query)
     query = replace(query, page=page.number)
     shown, plots = explored.shown(query), explored.plots()
@@ -138,13 +138,13 @@ def objects_view(explored: ExploredRun, query: Query) -> ObjectsView:
 
 
 def head_of(name: str) -> str:
-    """What a column is called on the page."""
+    """Title of a column on the page."""
     return HEADS.get(name, name)
 
 
 def _head(name: str, query: Query, table: ObjectTable) -> HeadCell:
     way = ""
-    if name == ID and ID not in table.names:  # objects go by their places: the catalogue's order
+    if name == ID and ID not in table.names:  # without ids, by partition and row
         return HeadCell(head_of(name), replace(query, sort="", page=1).address(), "", False)
     if name == query.sort:
         way = "descending" if query.descending else "ascending"
@@ -164,7 +164,7 @@ def _rows(table: ObjectTable, names: list[str], rows: np.ndarray) -> tuple[BodyR
 
 
 def names_of(table: ObjectTable, rows: np.ndarray) -> list[str]:
-    """What objects are called: their ids, or partition and row where they have none."""
+    """Names of objects: their ids, or partition and row for objects without one."""
     places = zip(table.values("partition", rows), table.values("row", rows), strict=True)
     fallback = [f"{partition} row {row}" for partition, row in places]
     if "object_id" not in table.names:
@@ -176,7 +176,7 @@ def names_of(table: ObjectTable, rows: np.ndarray) -> list[str]:
 
 
 def cell_of(table: ObjectTable, name: str, value: object) -> BodyCell:
-    """A value as the page shows it."""
+    """The cell that shows a value."""
     kind = table.kind(name)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return BodyCell(MISSING, kind is ColumnKind.NUMBER)

@@ -1,1 +1,1 @@
-"""mpi4py's interface on our communicator; ``from perseid.compat import MPI`` is its face."""
+"""mpi4py's interface, implemented with our communicator; `perseid.compat.MPI` exposes it."""

@@ -1,5 +1,7 @@
-"""What programs give as buffers: ``array``, ``[array, count, type]``, ``[array, counts, displs,
-type]``, as arrays of NumPy that share their memory."""
+"""Buffer arguments of MPI calls as NumPy arrays that share their memory.
+
+Programs give ``array``, ``[array, count, type]`` or ``[array, counts, displacements, type]``.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ BYTE = DATATYPES["BYTE"]
 
 
 class _Marker:
-    """A name that stands for a place of memory."""
+    """A constant that takes the place of a buffer."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -33,19 +35,19 @@ BOTTOM = _Marker("BOTTOM")
 
 
 class Spec(NamedTuple):
-    """A buffer as a program gave it."""
+    """A buffer argument, parsed."""
 
     memory: Array
-    """All its bytes, uint8, shared."""
+    """All bytes of the buffer as uint8, sharing its memory."""
     datatype: Datatype
     count: Any
-    """Elements: a number, one for each rank, or None: as many as there are."""
+    """Number of elements, or one number per rank; None for as many as the buffer has."""
     displacement: Any
-    """The first element: a number, one for each rank, or None."""
+    """Index of the first element, or one index per rank; None if not given."""
 
     @property
     def elements(self) -> Array:
-        """All the memory as elements; a rest that is not a whole one is left out."""
+        """The whole memory as elements; an incomplete element at the end is left out."""
         size = self.datatype.size
         whole = len(self.memory) // size * size
         dtype = self.datatype.dtype
@@ -54,12 +56,12 @@ class Spec(NamedTuple):
 
 
 def parse(given: Any, writable: bool = False) -> Spec:
-    """Read a program's description of a buffer.
+    """Parse a buffer argument.
 
     Raises
     ------
     TypeError, ValueError, KeyError, BufferError
-        As mpi4py does, each with a sentence.
+        For the same mistakes as in mpi4py, each with an explanation.
     """
     if given is IN_PLACE:
         raise UnsupportedError(
@@ -81,7 +83,7 @@ def parse(given: Any, writable: bool = False) -> Spec:
 
 
 def _counts(rest: list[Any]) -> tuple[Any, Any]:
-    """Counts and displacements of what stands between the array and its type."""
+    """Counts and displacements from the items between the array and its type."""
     if len(rest) == 1 and isinstance(rest[0], tuple) and len(rest[0]) == 2:
         return rest[0]
     if len(rest) > 2:
@@ -101,7 +103,7 @@ def _datatype(given: Any, own: Datatype) -> Datatype:
 
 
 def _memory(given: Any, writable: bool) -> tuple[Array, Datatype]:
-    """The bytes of what has memory, and the type that it has by itself."""
+    """The bytes of an object with a buffer, and the type of its elements."""
     if given is None or given is BOTTOM:
         return np.empty(0, np.uint8), BYTE
     if hasattr(given, "__cuda_array_interface__"):
@@ -118,6 +120,7 @@ def _memory(given: Any, writable: bool) -> tuple[Array, Datatype]:
             f"arrays of {given.dtype} cannot be sent as memory: use the lower-case method, or "
             "[array.view('u1'), MPI.BYTE]"
         )
+    # In memory order: MPI sends the memory as it is, also that of Fortran-ordered arrays.
     return given.ravel(order="K").view(np.uint8), own
 
 
@@ -145,7 +148,7 @@ def _whole(name: str, value: Any) -> int:
 
 
 def simple(given: Any, writable: bool = False) -> Array:
-    """A buffer of one rank as a flat array, shared."""
+    """A buffer for one rank as a flat array that shares its memory."""
     return _simple(parse(given, writable))
 
 
@@ -168,7 +171,7 @@ def _simple(spec: Spec) -> Array:
 
 
 def blocks(given: Any, ranks: int, writable: bool = False) -> Array:
-    """A buffer that has one equal block for each rank, as a flat array, shared."""
+    """A buffer with one equal block per rank as a flat array that shares its memory."""
     spec = parse(given, writable)
     if spec.count is None:
         found = _simple(spec)
@@ -179,7 +182,7 @@ def blocks(given: Any, ranks: int, writable: bool = False) -> Array:
 
 
 def parts(given: Any, ranks: int, writable: bool = False) -> list[Array]:
-    """A buffer that has a block of its own size for each rank, as flat arrays, shared."""
+    """A buffer with blocks of individual sizes as one flat array per rank, sharing its memory."""
     spec = parse(given, writable)
     counts = _counts_of(spec, ranks)
     starts = _starts_of(spec, counts)

@@ -1,4 +1,4 @@
-"""Collectives: of objects in lower case, of buffers in upper case, and in the background."""
+"""Collectives for objects (lower case) and buffers (upper case), also in the background."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from perseid.compat.mpi.requests import Request
 
 SUM = OPS["SUM"]
 Job = Callable[[Communicator], Any]
-"""A collective with its arguments checked, ready to be made on one of two communicators."""
+"""A collective with checked arguments; it takes the communicator that makes the call."""
 
 
 class ObjectCollectives(HasGroup):
-    """The collectives of a communicator that take any object."""
+    """The collectives of a communicator for arbitrary objects."""
 
     def _now(self, job: Job) -> Any:
         group = self._group
@@ -34,7 +34,7 @@ class ObjectCollectives(HasGroup):
         return Request.begun(group, running, lambda status: running.result())
 
     def Barrier(self) -> None:
-        """Return when every rank has come."""
+        """Return when every rank has called this."""
         self._now(lambda calls: calls.barrier())
 
     barrier = Barrier
@@ -44,57 +44,57 @@ class ObjectCollectives(HasGroup):
         return self._later(lambda calls: calls.barrier())
 
     def bcast(self, obj: Any, root: int = 0) -> Any:
-        """The root's object on every rank."""
+        """Return the root's object on every rank."""
         root = self._root(root)
         return self._now(lambda calls: calls.bcast(obj, root))
 
     def gather(self, sendobj: Any, root: int = 0) -> list[Any] | None:
-        """Every rank's object in rank order on the root, None elsewhere."""
+        """Return every rank's object in rank order on the root, and None elsewhere."""
         root = self._root(root)
         found: list[Any] | None = self._now(lambda calls: calls.gather(sendobj, root))
         return found
 
     def scatter(self, sendobj: Sequence[Any] | None, root: int = 0) -> Any:
-        """One of the root's objects for each rank."""
+        """Return this rank's object from the list on the root."""
         root = self._root(root)
         values = None if sendobj is None else list(sendobj)
         return self._now(lambda calls: calls.scatter(values, root))
 
     def allgather(self, sendobj: Any) -> list[Any]:
-        """Every rank's object in rank order, on every rank."""
+        """Return every rank's object in rank order, on every rank."""
         found: list[Any] = self._now(lambda calls: calls.allgather(sendobj))
         return found
 
     def alltoall(self, sendobj: Sequence[Any]) -> list[Any]:
-        """The i-th object to rank i, and what each had for this one."""
+        """Send the i-th object to rank i; return the objects that the ranks sent to this one."""
         found: list[Any] = self._now(lambda calls: calls.alltoall(list(sendobj)))
         return found
 
     def reduce(self, sendobj: Any, op: Op = SUM, root: int = 0) -> Any:
-        """All ranks' objects as one on the root, None elsewhere."""
+        """Return the reduction of all objects on the root, and None elsewhere."""
         root, ours = self._root(root), op.for_objects()
         return self._now(lambda calls: calls.reduce(sendobj, ours, root))
 
     def allreduce(self, sendobj: Any, op: Op = SUM) -> Any:
-        """All ranks' objects as one, on every rank."""
+        """Return the reduction of all objects, on every rank."""
         ours = op.for_objects()
         return self._now(lambda calls: calls.allreduce(sendobj, ours))
 
     def scan(self, sendobj: Any, op: Op = SUM) -> Any:
-        """The objects of ranks 0 to this one as one."""
+        """Return the reduction of the objects of ranks 0 to this one."""
         ours = op.for_objects()
         return self._now(lambda calls: calls.scan(sendobj, ours))
 
     def exscan(self, sendobj: Any, op: Op = SUM) -> Any:
-        """The objects of the ranks before this as one, None on rank 0."""
+        """Return the reduction of the objects of all lower ranks, and None on rank 0."""
         ours = op.for_objects()
         return self._now(lambda calls: calls.exscan(sendobj, ours))
 
 
 class Collectives(ObjectCollectives):
-    """The collectives of a communicator that take buffers."""
+    """The collectives of a communicator for buffers."""
 
-    # --- each call as a job ------------------------------------------------------------------
+    # --- Each call as a job ------------------------------------------------------------------
 
     def _bcast(self, buf: Any, root: int) -> Job:
         root = self._root(root)
@@ -122,7 +122,7 @@ class Collectives(ObjectCollectives):
         else:
             into = buffers.simple(recvbuf, writable=True)
         if array is not None:
-            # A message may be shorter than the place of it, as everywhere in MPI.
+            # As everywhere in MPI, a message may be shorter than the buffer that receives it.
             into = _exactly("recvbuf", into, array.size // group.size)
         return lambda calls: calls.Scatter(array, into, root)
 
@@ -185,7 +185,7 @@ class Collectives(ObjectCollectives):
         return lambda calls: calls.Reduce(array, into, ours, root)
 
     def _to_each(self, name: str, sendbuf: Any, recvbuf: Any, op: Op) -> Job:
-        """Allreduce, scan and exscan."""
+        """Job for Allreduce, Scan or Exscan."""
         into = buffers.simple(recvbuf, writable=True)
         array = into if _in_place(sendbuf) else buffers.simple(sendbuf)
         into = _exactly("recvbuf", into, array.size)
@@ -202,6 +202,7 @@ class Collectives(ObjectCollectives):
     ) -> Job:
         group, in_place = self._group, _in_place(sendbuf)
         into = buffers.simple(recvbuf, writable=True)
+        # A copy, since the result overwrites the start of the same buffer.
         array = into.copy() if in_place else buffers.simple(sendbuf)
         if counts is None:
             mine = array.size // group.size if in_place else into.size
@@ -213,31 +214,32 @@ class Collectives(ObjectCollectives):
         ours = op.for_arrays(array.dtype)
 
         def job(calls: Communicator) -> None:
+            # Without counts, each rank knows only the size of its own part.
             each = calls.allgather(mine) if known is None else known
             calls.Reduce_scatter(_exactly("sendbuf", array, sum(each)), into, ours, each)
 
         return job
 
-    # --- now ---------------------------------------------------------------------------------
+    # --- Blocking calls ----------------------------------------------------------------------
 
     def Bcast(self, buf: Any, root: int = 0) -> None:
-        """The root's buffer into every rank's."""
+        """Copy the root's buffer into the buffer of every rank."""
         self._now(self._bcast(buf, root))
 
     def Gather(self, sendbuf: Any, recvbuf: Any, root: int = 0) -> None:
-        """Every rank's buffer one behind the other into the root's."""
+        """Concatenate the buffers of all ranks in the root's buffer."""
         self._now(self._gather(sendbuf, recvbuf, root))
 
     def Scatter(self, sendbuf: Any, recvbuf: Any, root: int = 0) -> None:
-        """Equal parts of the root's buffer into every rank's."""
+        """Distribute equal parts of the root's buffer to all ranks."""
         self._now(self._scatter(sendbuf, recvbuf, root))
 
     def Allgather(self, sendbuf: Any, recvbuf: Any) -> None:
-        """Every rank's buffer one behind the other into every rank's."""
+        """Concatenate the buffers of all ranks in the buffer of every rank."""
         self._now(self._allgather(sendbuf, recvbuf))
 
     def Alltoall(self, sendbuf: Any, recvbuf: Any) -> None:
-        """The i-th part of each rank's buffer to rank i."""
+        """Send the i-th part of each rank's buffer to rank i."""
         self._now(self._alltoall(sendbuf, recvbuf))
 
     def Gatherv(self, sendbuf: Any, recvbuf: Any, root: int = 0) -> None:
@@ -257,32 +259,32 @@ class Collectives(ObjectCollectives):
         self._now(self._alltoallv(sendbuf, recvbuf))
 
     def Reduce(self, sendbuf: Any, recvbuf: Any, op: Op = SUM, root: int = 0) -> None:
-        """All ranks' buffers as one, element by element, into the root's."""
+        """Reduce the buffers of all ranks element by element into the root's buffer."""
         self._now(self._reduce(sendbuf, recvbuf, op, root))
 
     def Allreduce(self, sendbuf: Any, recvbuf: Any, op: Op = SUM) -> None:
-        """All ranks' buffers as one, element by element, into every rank's."""
+        """Reduce the buffers of all ranks element by element into every rank's buffer."""
         self._now(self._to_each("Allreduce", sendbuf, recvbuf, op))
 
     def Scan(self, sendbuf: Any, recvbuf: Any, op: Op = SUM) -> None:
-        """The buffers of ranks 0 to this one as one."""
+        """Reduce the buffers of ranks 0 to this one."""
         self._now(self._to_each("Scan", sendbuf, recvbuf, op))
 
     def Exscan(self, sendbuf: Any, recvbuf: Any, op: Op = SUM) -> None:
-        """The buffers of the ranks before this as one; rank 0's stays as it is."""
+        """Reduce the buffers of all lower ranks; the buffer of rank 0 is not changed."""
         self._now(self._to_each("Exscan", sendbuf, recvbuf, op))
 
     def Reduce_scatter(
         self, sendbuf: Any, recvbuf: Any, recvcounts: Sequence[int] | None = None, op: Op = SUM
     ) -> None:
-        """The reduction of all ranks' buffers, ``recvcounts[i]`` elements of it to rank i."""
+        """Reduce the buffers of all ranks, and send ``recvcounts[i]`` elements to rank i."""
         self._now(self._reduce_scatter(sendbuf, recvbuf, recvcounts, op))
 
     def Reduce_scatter_block(self, sendbuf: Any, recvbuf: Any, op: Op = SUM) -> None:
-        """`Reduce_scatter` in equal parts."""
+        """`Reduce_scatter` with equal parts."""
         self._now(self._reduce_scatter(sendbuf, recvbuf, None, op))
 
-    # --- in the background -------------------------------------------------------------------
+    # --- Calls in the background -------------------------------------------------------------
 
     def Ibcast(self, buf: Any, root: int = 0) -> Request:
         """Begin `Bcast`."""
@@ -348,17 +350,17 @@ class Collectives(ObjectCollectives):
 
 
 def _in_place(given: Any) -> bool:
-    """Whether the other buffer of a call serves for this one, too."""
+    """Whether the other buffer of the call takes the place of this one."""
     return given is None or given is IN_PLACE
 
 
 def _exactly(name: str, array: Array, size: int) -> Array:
-    """The first elements of a buffer.
+    """The first `size` elements of a buffer.
 
     Raises
     ------
     ValueError
-        It has fewer.
+        The buffer has fewer elements.
     """
     if array.size < size:
         raise ValueError(f"{name} has {array.size} elements, but {size} are needed")
@@ -366,7 +368,7 @@ def _exactly(name: str, array: Array, size: int) -> Array:
 
 
 def _put(came: Sequence[Array] | None, places: Sequence[Array] | None) -> None:
-    """Copy what came to where it belongs."""
+    """Copy each received array to its destination."""
     if came is None or places is None:
         return
     for array, place in zip(came, places, strict=True):

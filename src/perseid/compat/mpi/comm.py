@@ -1,4 +1,4 @@
-"""Communicators, as ``mpi4py.MPI.Intracomm``."""
+"""Communicators with the interface of ``mpi4py.MPI.Intracomm``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MISSING = {
     "Get_errhandler": "error handlers: every error is an exception",
     "Get_attr": "attributes", "Set_attr": "attributes",
 }  # fmt: skip
-"""Methods of mpi4py that are not here, and what they are for."""
+"""Methods of mpi4py that are not available, and the part of MPI that each belongs to."""
 
 
 class Comm(Messages, Collectives):
@@ -44,7 +44,7 @@ class Comm(Messages, Collectives):
     Parameters
     ----------
     comm
-        One to share the ranks of; None: ``COMM_NULL``.
+        Communicator whose ranks are shared; None for ``COMM_NULL``.
     """
 
     def __init__(self, comm: Comm | None = None) -> None:
@@ -54,34 +54,34 @@ class Comm(Messages, Collectives):
 
     @classmethod
     def of(cls, handle: Handle) -> Self:
-        """A communicator of a group."""
+        """Create a communicator of a group."""
         made = cls()
         made._handle = handle
         return made
 
-    # --- what it is --------------------------------------------------------------------------
+    # --- Properties --------------------------------------------------------------------------
 
     @property
     def rank(self) -> int:
-        """The number of this process: 0 <= rank < size."""
+        """Number of this process in the communicator, 0 <= rank < size."""
         return self._group.rank
 
     @property
     def size(self) -> int:
-        """How many ranks it has."""
+        """Number of ranks in the communicator."""
         return self._group.size
 
     def Get_rank(self) -> int:
-        """The number of this process."""
+        """Number of this process in the communicator."""
         return self.rank
 
     def Get_size(self) -> int:
-        """How many ranks it has."""
+        """Number of ranks in the communicator."""
         return self.size
 
     @property
     def name(self) -> str:
-        """A name for people."""
+        """Name of the communicator, for display."""
         return self._handle.name
 
     @name.setter
@@ -89,7 +89,7 @@ class Comm(Messages, Collectives):
         self._handle.name = name
 
     def Get_name(self) -> str:
-        """A name for people."""
+        """Name of the communicator, for display."""
         return self.name
 
     def Set_name(self, name: str) -> None:
@@ -97,12 +97,12 @@ class Comm(Messages, Collectives):
         self.name = name
 
     def Get_group(self) -> Group:
-        """Its ranks as a set."""
+        """The group of the communicator's ranks."""
         return Group.of(self._group.ranks, self._group.world.rank)
 
     @property
     def group(self) -> Group:
-        """Its ranks as a set."""
+        """The group of the communicator's ranks."""
         return self.Get_group()
 
     is_intra, is_inter, topology = True, False, UNDEFINED
@@ -120,7 +120,7 @@ class Comm(Messages, Collectives):
         return UNDEFINED
 
     def Compare(self, comm: Comm) -> int:
-        """``IDENT``, ``CONGRUENT`` (the same ranks), ``SIMILAR`` (another order) or
+        """Return ``IDENT``, ``CONGRUENT`` (same ranks), ``SIMILAR`` (another order) or
         ``UNEQUAL``."""
         mine = self.Get_group()
         if self._handle is comm._handle:
@@ -128,17 +128,17 @@ class Comm(Messages, Collectives):
         found = mine.Compare(comm.Get_group())
         return {IDENT: CONGRUENT, SIMILAR: SIMILAR}.get(found, UNEQUAL)
 
-    # --- others of it ------------------------------------------------------------------------
+    # --- Derived communicators ---------------------------------------------------------------
 
     def Split(self, color: int = 0, key: int = 0) -> Intracomm:
-        """A communicator of the ranks that gave the same color, ordered by key, then rank;
-        ``COMM_NULL`` where it is ``UNDEFINED``."""
+        """Create a communicator of the ranks with the same color, ordered by key, then rank;
+        ``COMM_NULL`` for a color of ``UNDEFINED``."""
         if color != UNDEFINED and color < 0:
             raise failure("ERR_ARG", f"a color is a whole number from 0, not {color}.")
         return _owned(self._group.split(None if color == UNDEFINED else color, key))
 
     def Split_type(self, split_type: int, key: int = 0, info: Any = None) -> Intracomm:
-        """A communicator of the ranks on this machine: ``COMM_TYPE_SHARED``."""
+        """Create a communicator of the ranks on this machine (``COMM_TYPE_SHARED``)."""
         if split_type not in (COMM_TYPE_SHARED, UNDEFINED):
             raise UnsupportedError(
                 "Split_type knows MPI.COMM_TYPE_SHARED only: use Split for other sets of ranks."
@@ -147,26 +147,26 @@ class Comm(Messages, Collectives):
         return _owned(self._group.split(host, key))
 
     def Dup(self, info: Any = None) -> Intracomm:
-        """A communicator of the same ranks, whose messages never meet those of this one."""
+        """Create a communicator of the same ranks whose messages are separate from this one's."""
         return _owned(self._group.split(0, 0))
 
     Clone = Dup
 
     def Dup_with_info(self, info: Any) -> Intracomm:
-        """`Dup`; hints are not used."""
+        """Like `Dup`; hints are ignored."""
         return self.Dup()
 
     def Idup(self, info: Any = None) -> tuple[Intracomm, Request]:
-        """`Dup`, with a request that is done."""
+        """Like `Dup`, with a request that is already done."""
         return self.Dup(), Request.begun(None, None)
 
     def Create(self, group: Group) -> Intracomm:
-        """A communicator of some of the ranks; all ranks of this one must call it."""
+        """Create a communicator of some of the ranks; all ranks of this one must call it."""
         inside = self._group.world.rank in group.ranks
         return _owned(self._group.split(0 if inside else None, group.rank if inside else 0))
 
     def Free(self) -> None:
-        """Make it ``COMM_NULL``."""
+        """Release the communicator, which becomes ``COMM_NULL``."""
         if self in (COMM_WORLD, COMM_SELF):
             raise failure("ERR_COMM", f"{self!r} cannot be freed.")
         self._handle.find, self._handle.name = None, "MPI_COMM_NULL"
@@ -209,7 +209,7 @@ class Comm(Messages, Collectives):
 
 
 class Intracomm(Comm):
-    """The kind of communicator that there is here."""
+    """A communicator of one group of ranks, which is the only kind available."""
 
 
 def _owned(group: SharedGroup | None) -> Intracomm:
@@ -217,10 +217,11 @@ def _owned(group: SharedGroup | None) -> Intracomm:
 
 
 def _host() -> str:
-    """This machine, as all its processes name it."""
+    """A name of this machine that is the same in all its processes."""
     import socket
     from pathlib import Path
 
+    # Host names may repeat, as in containers; the boot id tells machines apart.
     boot = Path("/proc/sys/kernel/random/boot_id")
     return f"{socket.gethostname()}/{boot.read_text().strip() if boot.exists() else ''}"
 

@@ -1,4 +1,4 @@
-"""Numbers of MPI, as programs and mpi4py name them."""
+"""Constants of MPI, with the names that mpi4py gives them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ PROC_NULL = -2
 ROOT = -4
 UNDEFINED = -32766
 TAG_UB_VALUE = 2**31 - 1
-"""The highest tag."""
+"""The largest tag."""
 
 IDENT, CONGRUENT, SIMILAR, UNEQUAL = range(4)
-"""Answers of ``Comm.Compare`` and ``Group.Compare``."""
+"""Results of ``Comm.Compare`` and ``Group.Compare``."""
 THREAD_SINGLE, THREAD_FUNNELED, THREAD_SERIALIZED, THREAD_MULTIPLE = range(4)
 COMM_TYPE_SHARED = 0
 
@@ -41,5 +41,5 @@ ERROR_TEXTS = {
     "ERR_UNSUPPORTED_OPERATION": "not supported",
     "ERR_LASTCODE": "last error code",
 }
-"""MPI's error classes, in the order of their numbers, and what each means."""
+"""Meaning of each MPI error class, in the order of their numbers."""
 ERROR_CODES = {name: code for code, name in enumerate(ERROR_TEXTS)}

@@ -1,4 +1,4 @@
-"""MPI's basic types as those of NumPy; types derived from them are refused."""
+"""MPI's basic datatypes as NumPy types; derived datatypes are refused."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Datatype:
     Parameters
     ----------
     name
-        MPI's name of it.
+        MPI's name of the type.
     dtype
-        NumPy's type; None for ``DATATYPE_NULL``.
+        The NumPy type; None for ``DATATYPE_NULL``.
     """
 
     def __init__(self, name: str, dtype: np.dtype[Any] | None) -> None:
@@ -25,7 +25,7 @@ class Datatype:
 
     @property
     def size(self) -> int:
-        """Bytes of an element."""
+        """Size of an element, in bytes."""
         if self.dtype is None:
             raise failure("ERR_TYPE", "MPI.DATATYPE_NULL has no size; give a datatype.")
         return self.dtype.itemsize
@@ -33,11 +33,11 @@ class Datatype:
     extent = size
 
     def Get_size(self) -> int:
-        """Bytes of an element."""
+        """Size of an element, in bytes."""
         return self.size
 
     def Get_extent(self) -> tuple[int, int]:
-        """Where an element begins, and how many bytes it spans."""
+        """Lower bound and extent of an element, in bytes."""
         return 0, self.size
 
     def Get_name(self) -> str:
@@ -51,7 +51,7 @@ class Datatype:
 
     @classmethod
     def fromcode(cls, code: str) -> Datatype:
-        """The type of a code of NumPy or of Python's ``array``: ``Datatype.fromcode("d")``."""
+        """The type for a code of NumPy or of Python's ``array``, such as ``"d"``."""
         return from_code(code)
 
     def tocode(self) -> str:
@@ -96,10 +96,11 @@ _NUMPY = {
 }  # fmt: skip
 DATATYPE_NULL = Datatype("DATATYPE_NULL", None)
 DATATYPES = {name: Datatype(name, np.dtype(code)) for name, code in _NUMPY.items()}
-"""By MPI's name. What no type of NumPy's that is sent as memory has the size of is missing."""
+"""Datatypes by MPI's name; types without a NumPy type of the same layout are missing."""
 MISSING = ("LONG_DOUBLE", "C_LONG_DOUBLE_COMPLEX", "WCHAR", "FLOAT_INT", "DOUBLE_INT", "TWOINT",
            "LONG_INT", "SHORT_INT", "LONG_DOUBLE_INT", "PACKED")  # fmt: skip
-"""Names of MPI that stand for ``DATATYPE_NULL`` here, as in an MPI without those types."""
+"""MPI names that are ``DATATYPE_NULL`` here, as in an MPI without those types."""
+# Several MPI names share a NumPy type; for each, one name is chosen to describe arrays.
 _BY_NUMPY: dict[np.dtype[Any], Datatype] = {}
 for _name in ("SIGNED_CHAR", "BYTE", "SHORT", "INT", "LONG", "UNSIGNED_SHORT", "UNSIGNED",
               "UNSIGNED_LONG", "FLOAT", "DOUBLE", "C_BOOL", "C_FLOAT_COMPLEX",
@@ -108,17 +109,17 @@ for _name in ("SIGNED_CHAR", "BYTE", "SHORT", "INT", "LONG", "UNSIGNED_SHORT", "
 
 
 def from_numpy(dtype: np.dtype[Any]) -> Datatype | None:
-    """MPI's type of an array, if it has one."""
+    """The MPI type for a NumPy type; None if there is none."""
     return _BY_NUMPY.get(dtype)
 
 
 def from_code(code: str) -> Datatype:
-    """The type of a code of NumPy or of Python's ``array``.
+    """The type for a code of NumPy or of Python's ``array``.
 
     Raises
     ------
     KeyError
-        There is none.
+        There is no type for this code.
     """
     if code == "c":
         return DATATYPES["CHAR"]

@@ -11,14 +11,14 @@ _NAMES = list(ERROR_TEXTS)
 
 
 class MPIException(RuntimeError):  # noqa: N818  # programs know it as MPI.Exception
-    """As ``mpi4py.MPI.Exception``: an error with the number of its class.
+    """An error with the number of its class, like ``mpi4py.MPI.Exception``.
 
     Parameters
     ----------
     code
         Number of the error class.
     message
-        A sentence; None: what the class means.
+        A sentence; None for the meaning of the class.
     """
 
     def __init__(self, code: int = 0, message: str | None = None) -> None:
@@ -27,15 +27,15 @@ class MPIException(RuntimeError):  # noqa: N818  # programs know it as MPI.Excep
         self.error_string = message or Get_error_string(code)
 
     def Get_error_code(self) -> int:
-        """Number of the error."""
+        """Number of the error code."""
         return self.error_code
 
     def Get_error_class(self) -> int:
-        """Number of the error's class, which is the same."""
+        """Number of the error class, which equals the error code."""
         return self.error_class
 
     def Get_error_string(self) -> str:
-        """The error as a sentence."""
+        """Description of the error."""
         return self.error_string
 
     def __str__(self) -> str:
@@ -80,17 +80,17 @@ class UnsupportedError(BadInputError, NotImplementedError):
 
 
 def failure(name: str, message: str) -> MPIException:
-    """The exception of an error class, with a sentence of ours."""
+    """The exception for an error class, with our own message."""
     return MPIException(ERROR_CODES[name], message)
 
 
 def Get_error_class(code: int) -> int:
-    """The class of an error code, which is the code itself."""
+    """The class of an error code, which equals the code."""
     return code
 
 
 def Get_error_string(code: int) -> str:
-    """What an error code means."""
+    """Description of an error code."""
     if not 0 <= code < len(_NAMES):
         return f"error {code}"
     return f"{_NAMES[code]}: {ERROR_TEXTS[_NAMES[code]]}"

@@ -1,4 +1,4 @@
-"""Sets of ranks, as ``mpi4py.MPI.Group``."""
+"""Groups of ranks with the interface of ``mpi4py.MPI.Group``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Group:
     Parameters
     ----------
     group
-        One to copy; None: ``GROUP_NULL``.
+        Group to copy; None for ``GROUP_NULL``.
     """
 
     def __init__(self, group: Group | None = None) -> None:
@@ -23,12 +23,12 @@ class Group:
 
     @classmethod
     def of(cls, ranks: Sequence[int], own: int) -> Group:
-        """The group of some ranks of the world.
+        """Create the group of some ranks of the world.
 
         Parameters
         ----------
         own
-            The world's number of this process.
+            World rank of this process.
         """
         made = cls()
         made._ranks, made._own = tuple(ranks), own
@@ -36,35 +36,35 @@ class Group:
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """World ranks, by rank in the group."""
+        """World ranks, indexed by rank in the group."""
         if self._ranks is None:
             raise failure("ERR_GROUP", "MPI.GROUP_NULL has no ranks, and a freed group is it.")
         return self._ranks
 
     @property
     def size(self) -> int:
-        """How many ranks it has."""
+        """Number of ranks in the group."""
         return len(self.ranks)
 
     @property
     def rank(self) -> int:
-        """The number of this process in it; ``UNDEFINED`` if it is not in it."""
+        """Rank of this process in the group; ``UNDEFINED`` if it is not a member."""
         return self.ranks.index(self._own) if self._own in self.ranks else UNDEFINED
 
     def Get_size(self) -> int:
-        """How many ranks it has."""
+        """Number of ranks in the group."""
         return self.size
 
     def Get_rank(self) -> int:
-        """The number of this process in it."""
+        """Rank of this process in the group; ``UNDEFINED`` if it is not a member."""
         return self.rank
 
     def Incl(self, ranks: Sequence[int]) -> Group:
-        """The group of some of its ranks, in the order given."""
+        """Create the group of the given ranks of this group, in this order."""
         return Group.of([self.ranks[rank] for rank in self._checked(ranks)], self._own)
 
     def Excl(self, ranks: Sequence[int]) -> Group:
-        """The group of its other ranks."""
+        """Create the group of all ranks of this group except the given ones."""
         left_out = set(self._checked(ranks))
         kept = [world for rank, world in enumerate(self.ranks) if rank not in left_out]
         return Group.of(kept, self._own)
@@ -77,43 +77,43 @@ class Group:
 
     @classmethod
     def Union(cls, group1: Group, group2: Group) -> Group:
-        """The ranks of both."""
+        """Create the group of the ranks of both groups."""
         more = [rank for rank in group2.ranks if rank not in group1.ranks]
         return cls.of([*group1.ranks, *more], group1._own)
 
     @classmethod
     def Intersection(cls, group1: Group, group2: Group) -> Group:
-        """The ranks that both have."""
+        """Create the group of the ranks that are in both groups."""
         return cls.of([rank for rank in group1.ranks if rank in group2.ranks], group1._own)
 
     Intersect = Intersection
 
     @classmethod
     def Difference(cls, group1: Group, group2: Group) -> Group:
-        """The ranks that only the first has."""
+        """Create the group of the ranks that are only in the first group."""
         return cls.of([rank for rank in group1.ranks if rank not in group2.ranks], group1._own)
 
     def Translate_ranks(
         self, ranks: Sequence[int] | None = None, group: Group | None = None
     ) -> list[int]:
-        """The numbers that some of its ranks have in another group."""
+        """The ranks in another group of the given ranks of this one."""
         other = (group or self).ranks
         chosen = range(self.size) if ranks is None else self._checked(ranks)
         worlds = [self.ranks[rank] for rank in chosen]
         return [other.index(world) if world in other else UNDEFINED for world in worlds]
 
     def Compare(self, group: Group) -> int:
-        """``IDENT``, ``SIMILAR`` (another order) or ``UNEQUAL``."""
+        """Return ``IDENT``, ``SIMILAR`` (another order) or ``UNEQUAL``."""
         if self.ranks == group.ranks:
             return IDENT
         return SIMILAR if sorted(self.ranks) == sorted(group.ranks) else UNEQUAL
 
     def Dup(self) -> Group:
-        """The same ranks again."""
+        """Create a copy of the group."""
         return Group(self)
 
     def Free(self) -> None:
-        """Make it ``GROUP_NULL``."""
+        """Release the group, which becomes ``GROUP_NULL``."""
         self._ranks = None
 
     def __bool__(self) -> bool:

@@ -1,4 +1,4 @@
-"""What all parts of a communicator's interface stand on: its group, its arguments, its messages."""
+"""The common base of a communicator's interface: its group and the checks of arguments."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from perseid.compat.mpi.exceptions import failure
 
 
 class Handle:
-    """A group of ranks under a name; empty once it is freed.
+    """A named group of ranks; it is empty after the communicator was freed.
 
     Parameters
     ----------
     find
-        Gives the group, joining the job if need be; None: ``COMM_NULL``.
+        Returns the group and joins the job if necessary; None for ``COMM_NULL``.
     """
 
     def __init__(self, find: Callable[[], SharedGroup] | None = None, name: str = "") -> None:
@@ -25,7 +25,7 @@ class Handle:
 
 
 class HasGroup:
-    """A communicator as its calls see it."""
+    """A communicator with a group of ranks, and the checks of its arguments."""
 
     _handle: Handle
 
@@ -36,14 +36,14 @@ class HasGroup:
         return self._handle.find()
 
     def _root(self, root: Any) -> int:
-        """A rank as the root of a collective."""
+        """Check the root of a collective."""
         number, size = operator.index(root), self._group.size
         if not 0 <= number < size:
             raise failure("ERR_ROOT", f"root {number} is not in a communicator of {size} ranks.")
         return number
 
     def _dest(self, dest: Any) -> int | None:
-        """A rank to send to; None for ``PROC_NULL``."""
+        """Check the rank to send to; None for ``PROC_NULL``."""
         number, size = operator.index(dest), self._group.size
         if number == PROC_NULL:
             return None
@@ -52,16 +52,16 @@ class HasGroup:
         return number
 
     def _tag(self, tag: Any) -> int:
-        """The tag of a message that is sent."""
+        """Check the tag of a message to send."""
         number = operator.index(tag)
         if number < 0:
             raise failure("ERR_TAG", f"a tag is a whole number from 0, not {number}.")
         return number
 
     def _from(self, source: Any) -> int | None:
-        """A rank to receive from; None for ``ANY_SOURCE``."""
+        """Check the rank to receive from; None for ``ANY_SOURCE``."""
         return None if source == ANY_SOURCE else self._dest(source)
 
     def _with(self, tag: Any) -> int | None:
-        """The tag of a message that is received; None for ``ANY_TAG``."""
+        """Check the tag of a message to receive; None for ``ANY_TAG``."""
         return None if tag == ANY_TAG else self._tag(tag)

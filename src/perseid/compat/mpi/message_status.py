@@ -1,4 +1,4 @@
-"""What is known of a message that was received."""
+"""The status of a received message."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _BYTE = DATATYPES["BYTE"]
 
 
 class Status:
-    """Source, tag and size of a message, as ``mpi4py.MPI.Status``.
+    """Source, tag and size of a message, like ``mpi4py.MPI.Status``.
 
     Parameters
     ----------
     status
-        One to copy; None: of no message.
+        Status to copy; None for the status of no message.
     """
 
     def __init__(self, status: Status | None = None) -> None:
@@ -24,16 +24,16 @@ class Status:
         self.tag: int = ANY_TAG if status is None else status.tag
         self.error: int = SUCCESS if status is None else status.error
         self.count: int = 0 if status is None else status.count
-        """Bytes."""
+        """Size of the message, in bytes."""
         self.cancelled: bool = False if status is None else status.cancelled
 
     def fill(self, source: int = ANY_SOURCE, tag: int = ANY_TAG, nbytes: int = 0) -> None:
-        """Describe a message."""
+        """Set the status to that of a message."""
         self.source, self.tag, self.count = source, tag, nbytes
         self.error, self.cancelled = SUCCESS, False
 
     def Get_source(self) -> int:
-        """The rank that sent it."""
+        """The rank that sent the message."""
         return self.source
 
     def Set_source(self, source: int) -> None:
@@ -41,7 +41,7 @@ class Status:
         self.source = source
 
     def Get_tag(self) -> int:
-        """Its tag."""
+        """The tag of the message."""
         return self.tag
 
     def Set_tag(self, tag: int) -> None:
@@ -49,7 +49,7 @@ class Status:
         self.tag = tag
 
     def Get_error(self) -> int:
-        """0: a call that fails raises."""
+        """0, since a call that fails raises an exception."""
         return self.error
 
     def Set_error(self, error: int) -> None:
@@ -57,12 +57,12 @@ class Status:
         self.error = error
 
     def Get_count(self, datatype: Datatype = _BYTE) -> int:
-        """How many elements it has; ``UNDEFINED`` if that is not a whole number."""
+        """Number of elements of the message; ``UNDEFINED`` if that is not a whole number."""
         count, rest = divmod(self.count, datatype.size)
         return UNDEFINED if rest else count
 
     def Get_elements(self, datatype: Datatype = _BYTE) -> int:
-        """How many elements it has."""
+        """Number of elements of the message."""
         return self.Get_count(datatype)
 
     def Set_elements(self, datatype: Datatype, count: int) -> None:

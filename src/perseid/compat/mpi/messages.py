@@ -1,4 +1,4 @@
-"""Messages from rank to rank: objects in lower case, buffers in upper case."""
+"""Messages between two ranks: objects (lower case) and buffers (upper case)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from perseid.compat.mpi.requests import Request, both
 
 
 class Messages(HasGroup):
-    """The calls of a communicator that concern two ranks."""
+    """The point-to-point calls of a communicator."""
 
-    # --- objects -----------------------------------------------------------------------------
+    # --- Objects -----------------------------------------------------------------------------
 
     def send(self, obj: Any, dest: int, tag: int = 0) -> None:
         """Send an object."""
         self._send(dumps(obj), dest, tag)
 
     def ssend(self, obj: Any, dest: int, tag: int = 0) -> None:
-        """Send an object; returns once the receiver has asked for it."""
+        """Send an object, and return once the receiver has posted its receive."""
         self._send(dumps(obj), dest, tag, answered=True)
 
     def bsend(self, obj: Any, dest: int, tag: int = 0) -> None:
-        """Send an object of which a copy is made."""
+        """Send a copy of an object, without waiting for the receiver."""
         self.isend(obj, dest, tag)
 
     def isend(self, obj: Any, dest: int, tag: int = 0) -> Request:
@@ -42,7 +42,7 @@ class Messages(HasGroup):
     ibsend = isend
 
     def issend(self, obj: Any, dest: int, tag: int = 0) -> Request:
-        """Begin to send an object; done once the receiver has asked for it."""
+        """Begin to send an object; done once the receiver has posted its receive."""
         return self._begin_send(dumps(obj), dest, tag, answered=True)
 
     def recv(
@@ -71,14 +71,15 @@ class Messages(HasGroup):
         recvtag: int = ANY_TAG,
         status: Status | None = None,
     ) -> Any:
-        """Send one object and receive another, both at once."""
+        """Send one object and receive another at the same time."""
+        # The receive first, so that two ranks which exchange messages never wait for each other.
         receiving = self.irecv(recvbuf, source, recvtag)
         sending = self.isend(sendobj, dest, sendtag)
         value = receiving.wait(status)
         sending.wait()
         return value
 
-    # --- buffers -----------------------------------------------------------------------------
+    # --- Buffers -----------------------------------------------------------------------------
 
     def Send(self, buf: Any, dest: int, tag: int = 0) -> None:
         """Send a buffer."""
@@ -87,7 +88,7 @@ class Messages(HasGroup):
     Rsend = Send
 
     def Ssend(self, buf: Any, dest: int, tag: int = 0) -> None:
-        """Send a buffer; returns once the receiver has asked for it."""
+        """Send a buffer, and return once the receiver has posted its receive."""
         self._send(_blob(buffers.simple(buf)), dest, tag, answered=True)
 
     def Bsend(self, buf: Any, dest: int, tag: int = 0) -> None:
@@ -105,7 +106,7 @@ class Messages(HasGroup):
         return self._begin_send(_blob(buffers.simple(buf).copy()), dest, tag)
 
     def Issend(self, buf: Any, dest: int, tag: int = 0) -> Request:
-        """Begin to send a buffer; done once the receiver has asked for it."""
+        """Begin to send a buffer; done once the receiver has posted its receive."""
         return self._begin_send(_blob(buffers.simple(buf)), dest, tag, answered=True)
 
     def Recv(
@@ -115,7 +116,7 @@ class Messages(HasGroup):
         tag: int = ANY_TAG,
         status: Status | None = None,
     ) -> None:
-        """Receive into a buffer, of which a shorter message fills the beginning."""
+        """Receive into a buffer; a shorter message fills only its beginning."""
         self._receive(source, tag, buffers.simple(buf, writable=True), status)
 
     def Irecv(self, buf: Any, source: int = ANY_SOURCE, tag: int = ANY_TAG) -> Request:
@@ -132,7 +133,7 @@ class Messages(HasGroup):
         recvtag: int = ANY_TAG,
         status: Status | None = None,
     ) -> None:
-        """Send one buffer and receive into another, both at once."""
+        """Send one buffer and receive into another at the same time."""
         self.Isendrecv(sendbuf, dest, sendtag, recvbuf, source, recvtag).Wait(status)
 
     def Isendrecv(
@@ -158,7 +159,7 @@ class Messages(HasGroup):
         recvtag: int = ANY_TAG,
         status: Status | None = None,
     ) -> None:
-        """Send a buffer and receive into the same."""
+        """Send a buffer and receive into the same buffer."""
         self.Isendrecv_replace(buf, dest, sendtag, source, recvtag).Wait(status)
 
     def Isendrecv_replace(
@@ -170,16 +171,16 @@ class Messages(HasGroup):
         recvtag: int = ANY_TAG,
     ) -> Request:
         """Begin to send a copy of a buffer and to receive into the buffer."""
-        # A copy is sent, for what is received goes into the same memory.
+        # A copy is sent, since the received message goes into the same memory.
         sending = self.Ibsend(buf, dest, sendtag)
         return both(sending, self.Irecv(buf, source, recvtag))
 
-    # --- what has come -----------------------------------------------------------------------
+    # --- Arrived messages --------------------------------------------------------------------
 
     def Probe(
         self, source: int = ANY_SOURCE, tag: int = ANY_TAG, status: Status | None = None
     ) -> bool:
-        """Return when a message has come, which can then be received."""
+        """Wait until a message has arrived, which can then be received."""
         if source == PROC_NULL:
             return _no_message(status)
         found = self._group.wait_for_message(self._from(source), self._with(tag))
@@ -192,7 +193,7 @@ class Messages(HasGroup):
     def Iprobe(
         self, source: int = ANY_SOURCE, tag: int = ANY_TAG, status: Status | None = None
     ) -> bool:
-        """Whether a message has come, which can then be received."""
+        """Whether a message has arrived, which can then be received."""
         if source == PROC_NULL:
             return _no_message(status)
         found = self._group.probe(self._from(source), self._with(tag))
@@ -202,7 +203,7 @@ class Messages(HasGroup):
 
     iprobe = Iprobe
 
-    # --- help --------------------------------------------------------------------------------
+    # --- Helpers -----------------------------------------------------------------------------
 
     def _send(self, blob: Blob, dest: int, tag: int, answered: bool = False) -> None:
         rank, tag = self._dest(dest), self._tag(tag)

@@ -1,4 +1,4 @@
-"""MPI's reductions as ours."""
+"""MPI's reductions, implemented with ours."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from perseid.compat.mpi.exceptions import UnsupportedError
 
 
 class Op:
-    """A reduction, for objects and for arrays; callable with two values.
+    """A reduction of objects and arrays, which can also be called with two values.
 
     Parameters
     ----------
     name
-        MPI's name of it; empty for a program's own.
+        MPI's name of the reduction; empty for a user-defined one.
     ours
-        The reduction; None for ``OP_NULL``.
+        Our reduction; None for ``OP_NULL``.
     """
 
     def __init__(
@@ -34,15 +34,15 @@ class Op:
 
     @classmethod
     def Create(cls, function: Callable[..., Any], commute: bool = False) -> Op:
-        """A program's own reduction.
+        """Create a user-defined reduction.
 
         Parameters
         ----------
         function
-            ``function(a, b, datatype)``: of two objects (the datatype is None) it returns the
-            result; of two buffers it leaves the result in the second.
+            ``function(a, b, datatype)``. For two objects, the datatype is None and the function
+            returns the result; for two buffers, it writes the result to the second.
         commute
-            Whether the order of its arguments does not matter.
+            Whether the function is commutative.
         """
 
         def combine(left: Any, right: Any) -> Any:
@@ -52,24 +52,24 @@ class Op:
 
     @property
     def is_predefined(self) -> bool:
-        """Whether it is one of MPI's."""
+        """Whether the reduction is predefined by MPI."""
         return self._own is None
 
     @property
     def is_commutative(self) -> bool:
-        """Whether the order of its arguments does not matter."""
+        """Whether the reduction is commutative."""
         return self._ours is not None and self._ours.commutative
 
     def Is_predefined(self) -> bool:
-        """Whether it is one of MPI's."""
+        """Whether the reduction is predefined by MPI."""
         return self.is_predefined
 
     def Is_commutative(self) -> bool:
-        """Whether the order of its arguments does not matter."""
+        """Whether the reduction is commutative."""
         return self.is_commutative
 
     def Free(self) -> None:
-        """Make it ``OP_NULL``."""
+        """Release the reduction, which becomes ``OP_NULL``."""
         self.name, self._ours, self._own = "OP_NULL", None, None
 
     def Reduce_local(self, inbuf: Any, inoutbuf: Any) -> None:
@@ -82,19 +82,20 @@ class Op:
         self.for_arrays(right.dtype).arrays(left, right, right)
 
     def for_objects(self) -> OurOp:
-        """Ours, for objects."""
+        """Our reduction for objects."""
         if self._ours is None:
             raise UnsupportedError("MPI.OP_NULL is not a reduction: give one, such as op=MPI.SUM.")
         return self._ours
 
     def for_arrays(self, dtype: np.dtype[Any]) -> OurOp:
-        """Ours, for arrays of a type."""
+        """Our reduction for arrays of a type."""
         ours, own = self.for_objects(), self._own
         if own is None:
             return ours
         datatype = from_numpy(dtype)
 
         def combine(left: Array, right: Array) -> Array:
+            # MPI functions overwrite their second argument, and ours must not.
             result = right.copy()
             _call(own, left, result, datatype)
             return result
@@ -174,7 +175,7 @@ OPS = {
         "NO_OP": OurOp.custom(_first, associative=True),
     }.items()
 }
-"""By MPI's name."""
+"""Reductions by MPI's name."""
 
 
 def _predefined(name: str) -> Op:

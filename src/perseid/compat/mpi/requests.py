@@ -1,4 +1,4 @@
-"""Operations that are under way: wait for them or test them, one or many at once."""
+"""Requests: wait for or test one or more operations that are under way."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from perseid.compat.mpi.message_status import Status
 
 
 class Operation(Protocol):
-    """Something that is under way."""
+    """An operation that may still be under way."""
 
     @property
     def done(self) -> bool:
-        """Whether it has come to an end."""
+        """Whether the operation has ended."""
         ...
 
 
 class Request:
-    """An operation that was begun, as ``mpi4py.MPI.Request``.
+    """An operation that was begun, like ``mpi4py.MPI.Request``.
 
     Parameters
     ----------
     request
-        One to share the operation of; None: ``REQUEST_NULL``.
+        Request whose operation is shared; None for ``REQUEST_NULL``.
     """
 
     def __init__(self, request: Request | None = None) -> None:
@@ -40,18 +40,18 @@ class Request:
         finish: Callable[[Status], Any] | None = None,
         cancel: Callable[[], bool] | None = None,
     ) -> Request:
-        """An operation that is under way.
+        """Create the request of an operation that is under way.
 
         Parameters
         ----------
         group
-            The group whose thread moves it on; None if nothing is left to do.
+            The group whose thread advances the operation; None if nothing is left to do.
         operation
-            What is waited for; None: it is done.
+            The operation to wait for; None if it is already done.
         finish
-            Called once it is done: fills the status and gives the object that was received.
+            Called once it is done; fills the status and returns the received object.
         cancel
-            Gives it up, if that is still possible.
+            Cancels the operation, if that is still possible; returns whether it was.
         """
         made = cls()
         made._handle = _Handle(True, group, operation, finish, cancel)
@@ -68,35 +68,35 @@ class Request:
     def __hash__(self) -> int:
         return id(self._handle)
 
-    # --- one ---------------------------------------------------------------------------------
+    # --- One request -------------------------------------------------------------------------
 
     def wait(self, status: Status | None = None) -> Any:
-        """Return when it is done; the object, if one was received."""
+        """Wait until the operation is done; return the received object, if any."""
         return self._handle.wait(status)
 
     def Wait(self, status: Status | None = None) -> bool:
-        """Return when it is done."""
+        """Wait until the operation is done."""
         self._handle.wait(status)
         return True
 
     def test(self, status: Status | None = None) -> tuple[bool, Any]:
-        """Whether it is done, and the object, if one was received."""
+        """Whether the operation is done, and the received object, if any."""
         if not self._handle.test():
             return False, None
         return True, self._handle.wait(status)
 
     def Test(self, status: Status | None = None) -> bool:
-        """Whether it is done."""
+        """Whether the operation is done."""
         return self.test(status)[0]
 
     def Get_status(self, status: Status | None = None) -> bool:
-        """Whether it is done; unlike after `Test` it can be asked again."""
+        """Whether the operation is done; unlike `Test`, this keeps the request active."""
         return self._handle.test(status)
 
     get_status = Get_status
 
     def Cancel(self) -> None:
-        """Give up a receive that nothing has come for yet."""
+        """Cancel a receive if no message has arrived for it yet."""
         if not self:
             raise failure("ERR_REQUEST", "MPI.REQUEST_NULL cannot be canceled.")
         self._handle.cancel()
@@ -104,16 +104,16 @@ class Request:
     cancel = Cancel
 
     def Free(self) -> None:
-        """Forget it; what was begun goes on."""
+        """Release the request; its operation goes on."""
         self._handle.active = False
 
-    # --- many --------------------------------------------------------------------------------
+    # --- Several requests --------------------------------------------------------------------
 
     @classmethod
     def waitall(
         cls, requests: Sequence[Request], statuses: list[Status] | None = None
     ) -> list[Any]:
-        """Return when all are done; the objects that were received, None for the others."""
+        """Wait until all are done; return the received objects, with None for other requests."""
         found = [Status() for _ in requests]
         values = [request._handle.wait(one) for request, one in zip(requests, found, strict=True)]
         _tell(statuses, found)
@@ -121,7 +121,7 @@ class Request:
 
     @classmethod
     def Waitall(cls, requests: Sequence[Request], statuses: list[Status] | None = None) -> bool:
-        """Return when all are done."""
+        """Wait until all requests are done."""
         cls.waitall(requests, statuses)
         return True
 
@@ -129,19 +129,19 @@ class Request:
     def testall(
         cls, requests: Sequence[Request], statuses: list[Status] | None = None
     ) -> tuple[bool, list[Any] | None]:
-        """Whether all are done, and then the objects."""
+        """Whether all are done, and the received objects if they are."""
         if not all(request._handle.test() for request in requests):
             return False, None
         return True, cls.waitall(requests, statuses)
 
     @classmethod
     def Testall(cls, requests: Sequence[Request], statuses: list[Status] | None = None) -> bool:
-        """Whether all are done."""
+        """Whether all requests are done."""
         return cls.testall(requests, statuses)[0]
 
     @classmethod
     def waitany(cls, requests: Sequence[Request], status: Status | None = None) -> tuple[int, Any]:
-        """Return when one is done: its index and object; ``UNDEFINED`` if none is under way."""
+        """Wait until one is done; return its index (``UNDEFINED`` if none is active) and object."""
         index = _first_done(requests, wait=True)
         if index is None:
             _none(status)
@@ -150,14 +150,14 @@ class Request:
 
     @classmethod
     def Waitany(cls, requests: Sequence[Request], status: Status | None = None) -> int:
-        """Return when one is done: its index."""
+        """Wait until one is done; return its index."""
         return cls.waitany(requests, status)[0]
 
     @classmethod
     def testany(
         cls, requests: Sequence[Request], status: Status | None = None
     ) -> tuple[int, bool, Any]:
-        """The index of one that is done, whether there is one, and its object."""
+        """The index of a request that is done, whether there is one, and its object."""
         if not any(requests):
             _none(status)
             return UNDEFINED, True, None
@@ -168,15 +168,15 @@ class Request:
 
     @classmethod
     def Testany(cls, requests: Sequence[Request], status: Status | None = None) -> tuple[int, bool]:
-        """The index of one that is done, and whether there is one."""
+        """The index of a request that is done, and whether there is one."""
         return cls.testany(requests, status)[:2]
 
     @classmethod
     def waitsome(
         cls, requests: Sequence[Request], statuses: list[Status] | None = None
     ) -> tuple[list[int] | None, list[Any] | None]:
-        """Return when one is done: the indices and objects of all that are; None if none is under
-        way."""
+        """Wait until one is done; return the indices and objects of all that are done, or None if
+        none is active."""
         if any(requests):
             _first_done(requests, wait=True)
         return cls.testsome(requests, statuses)
@@ -185,14 +185,14 @@ class Request:
     def Waitsome(
         cls, requests: Sequence[Request], statuses: list[Status] | None = None
     ) -> list[int] | None:
-        """Return when one is done: the indices of all that are."""
+        """Wait until one is done; return the indices of all that are done."""
         return cls.waitsome(requests, statuses)[0]
 
     @classmethod
     def testsome(
         cls, requests: Sequence[Request], statuses: list[Status] | None = None
     ) -> tuple[list[int] | None, list[Any] | None]:
-        """The indices and objects of those that are done; None if none is under way."""
+        """The indices and objects of all that are done; None if none is active."""
         if not any(requests):
             return None, None
         done = [i for i, request in enumerate(requests) if request and request._handle.test()]
@@ -205,7 +205,7 @@ class Request:
     def Testsome(
         cls, requests: Sequence[Request], statuses: list[Status] | None = None
     ) -> list[int] | None:
-        """The indices of those that are done."""
+        """The indices of all that are done; None if none is active."""
         return cls.testsome(requests, statuses)[0]
 
 
@@ -228,11 +228,11 @@ class _Handle:
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing to wait for."""
+        """Whether there is nothing left to wait for."""
         return not self.active or self._cancelled or self.operation is None or self.operation.done
 
     def test(self, status: Status | None = None) -> bool:
-        """Whether it is done by now; the operation stays what it is."""
+        """Whether the operation is done; the request stays active."""
         if not self.done:
             assert self.group is not None
             assert self.operation is not None
@@ -242,7 +242,7 @@ class _Handle:
         return self.done
 
     def wait(self, status: Status | None) -> Any:
-        """Return when it is done: the object that was received."""
+        """Wait until the operation is done; return the received object, if any."""
         if not self.done:
             assert self.group is not None
             assert self.operation is not None
@@ -256,7 +256,7 @@ class _Handle:
     def _ending(self) -> tuple[Any, Status]:
         if not self.active:
             return None, Status()
-        # Kept, because `Get_status` may ask before `Wait` does, and an object is unpickled only
+        # Kept, because `Get_status` may be called before `Wait`, and an object is unpickled only
         # once.
         if self._kept is None:
             found = Status()
@@ -273,10 +273,10 @@ class _Handle:
 
 
 def _first_done(requests: Sequence[Request], wait: bool) -> int | None:
-    """The index of the first that is done; None if none is."""
+    """The index of the first request that is done; None if none is."""
     active = [request._handle for request in requests if request]
     under_way = [handle for handle in active if not handle.done]
-    # One that is already done is the answer, without polling the network.
+    # If one is already done, the network need not be polled.
     if under_way and len(under_way) == len(active):
         group = under_way[0].group
         assert group is not None
@@ -301,7 +301,7 @@ def _copy(found: Status, status: Status) -> None:
 
 
 def _tell(statuses: list[Status] | None, found: list[Status]) -> None:
-    """As mpi4py: a list of statuses is made as long as need be."""
+    """Fill a list of statuses; as in mpi4py, it is extended if it is too short."""
     if statuses is None:
         return
     for status, one in zip(statuses, found, strict=False):
@@ -314,7 +314,7 @@ REQUEST_NULL = Request()
 
 
 def both(sending: Request, receiving: Request) -> Request:
-    """One request for a message in each direction; its status is that of the received one."""
+    """One request for a message in each direction, with the status of the received message."""
     handles = sending._handle, receiving._handle
     group = handles[0].group or handles[1].group
 
@@ -326,12 +326,12 @@ def both(sending: Request, receiving: Request) -> Request:
 
 
 class _Pair:
-    """Two operations as one."""
+    """Two operations combined into one."""
 
     def __init__(self, first: _Handle, second: _Handle) -> None:
         self._handles = first, second
 
     @property
     def done(self) -> bool:
-        """Whether both are."""
+        """Whether both operations are done."""
         return all(handle.done for handle in self._handles)

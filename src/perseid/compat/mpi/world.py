@@ -1,4 +1,4 @@
-"""This process among the ranks: the job is joined when it is first needed, and left at the end."""
+"""This process as a rank: it joins the job when that is first needed, and leaves it at its end."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from perseid.comm.shared_world import SharedGroup, SharedWorld
 from perseid.errors import ClosedError, PerseidError
 
 _OWN_GROUP = (1 << 30) - 1
-"""Id of the group of this rank alone."""
+"""Id of the group that contains only this rank; other groups never reach it."""
 
 
 class _Process:
-    """The world of this process."""
+    """The membership of this process in its job."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,11 +30,11 @@ class _Process:
 
     @property
     def joined(self) -> bool:
-        """Whether it has joined and not left."""
+        """Whether this process has joined the job and not left it."""
         return self._world is not None and not self.finalized
 
     def world(self) -> SharedWorld:
-        """The world, joined now if need be."""
+        """The world of all ranks; joins the job if necessary."""
         with self._lock:
             if self.finalized:
                 raise ClosedError("MPI.Finalize was called: no further call can be made.")
@@ -44,7 +44,7 @@ class _Process:
             return self._world
 
     def own(self) -> SharedGroup:
-        """The group of this rank alone."""
+        """The group that contains only this rank."""
         world = self.world()
         with self._lock:
             if self._own is None:
@@ -54,7 +54,7 @@ class _Process:
     def _watch_end(self) -> None:
         # mpi4py finalizes at the end of the program, so programs do not do it themselves.
         atexit.register(self._at_exit)
-        # An uncaught exception must end the other ranks, too, and atexit does not see it.
+        # An uncaught exception must also end the other ranks, and atexit functions do not see it.
         former = sys.excepthook
 
         def note(
@@ -72,7 +72,7 @@ class _Process:
                 self.finalize(self._error)
 
     def finalize(self, error: BaseException | None = None) -> None:
-        """Leave: when all ranks have come so far or, after an error, at once."""
+        """Leave the job: once all ranks call this or, after an error, at once."""
         with self._lock:
             world, done = self._world, self.finalized
             self.finalized = True
@@ -80,13 +80,14 @@ class _Process:
             return
         try:
             if error is None and world.error is None:
+                # A rank that left early would look lost to others that still communicate.
                 with world.turn():
                     world.world.calls.barrier()
         finally:
             world.close(error)
 
     def abort(self, code: int) -> NoReturn:
-        """End this process at once; the others are told."""
+        """End this process at once, and tell the other ranks."""
         sys.stdout.flush()
         sys.stderr.flush()
         if self.joined and self._world is not None:

@@ -1,4 +1,4 @@
-"""What ``import fmi`` finds in script mode and under ``perseid comm run`` and ``fmi-run``."""
+"""The module that ``import fmi`` finds in script mode, ``perseid comm run`` and ``fmi-run``."""
 
 from perseid.compat.fmi import Communicator, datatypes, func, hints, op, types
 

@@ -1,1 +1,1 @@
-"""Script mode: programs of the existing executor, run as it runs them."""
+"""Script mode: run the programs of the existing executor in the way that it runs them."""

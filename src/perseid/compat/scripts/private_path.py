@@ -1,4 +1,4 @@
-"""Folders that no other local user can change: below a shared one, or private to a process."""
+"""Folders that no other local user can change, below a shared one or private to a process."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import stat
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-with contextlib.suppress(ImportError):  # not on Windows, where runs can be read
+with contextlib.suppress(ImportError):  # missing on Windows, where runs can only be read
     import pwd
 
 TRIES = 100
-"""To make a folder that somebody removes again and again."""
+"""Number of tries to create a folder that another process keeps removing."""
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000  # linux/sched.h
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000  # linux/mount.h
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-"""Access control lists show in the group's bits, too."""
+"""Permissions for others to write; access control lists also show in the group's bits."""
 
 
 def why_shared(root: Path, folder: str) -> str | None:
-    """Why another local user could change what lies at ``root/folder``; None if none could.
+    """Why another local user could change what is at ``root/folder``; None if none could.
 
-    The folders are made where they are not there, open to this user only. Once each of them is this
-    user's and closed to others, and the root keeps each user's entries from the others, nobody but
-    this user can put something else in its place: the answer stays true.
+    Missing folders are created with access for this user only. Once each folder belongs to this
+    user and is closed to others, and the root keeps users from changing each other's entries, only
+    this user can replace a folder, so the answer stays true.
 
     Raises
     ------
     OSError
-        A folder can neither be made nor opened.
+        A folder can be neither created nor opened.
     """
     place = root
     above = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -41,29 +41,29 @@ def why_shared(root: Path, folder: str) -> str | None:
             if said is not None:
                 return said
             place /= name
-            # From open folder to open folder: a path could be changed between the check and its
+            # From one open folder to the next: a path could be changed between its check and its
             # use.
             below = _make(above, name)
             os.close(above)
             above = below
-            said = why_open(place, os.fstat(above))  # what was opened, not what was looked at
+            said = why_open(place, os.fstat(above))  # of the open folder itself
         return said
     finally:
         os.close(above)
 
 
 def _make(above: int, name: str) -> int:
-    """The entry `name` of an open folder, opened without following links; made where needed."""
+    """Open an entry of an open folder without following links; create it if it is missing."""
     for _ in range(TRIES):
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=above)
-        with contextlib.suppress(FileNotFoundError):  # somebody removed it in between
+        with contextlib.suppress(FileNotFoundError):  # another process removed it in between
             return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     raise OSError(errno.EAGAIN, "it is removed again and again")
 
 
 def why_open(path: Path, found: os.stat_result) -> str | None:
-    """Why another user could change this file or folder: it is theirs, or they may write it."""
+    """Why another user could change this file or folder, as its owner or by its permissions."""
     if found.st_uid != os.geteuid():
         return f"{path} belongs to {_name(found.st_uid)}"
     if not stat.S_ISLNK(found.st_mode) and found.st_mode & _OTHERS_WRITE:
@@ -87,21 +87,21 @@ def _name(uid: int) -> str:
 
 
 def entering(folder: Path, root: Path, cwd: Path) -> Callable[[], None]:
-    """A function that a child process calls to make `folder` its `root`, for itself and its
-    children only.
+    """Make a function that a child process calls to see `folder` as its `root`.
 
-    A mount namespace of its own (mount_namespaces(7)); without root's rights inside a user
-    namespace, in which the process keeps its user and group. For ``subprocess.Popen(preexec_fn=)``:
-    everything is loaded here. The call raises OSError where the system allows no such thing.
+    Only the child and its own children see this: the function creates a mount namespace
+    (mount_namespaces(7)) and, without root privileges, a user namespace in which the process keeps
+    its user and group. It is meant for ``subprocess.Popen(preexec_fn=)``, so everything that it
+    needs is loaded here. It raises OSError if the system does not allow this.
 
     Parameters
     ----------
     folder
-        What is to be seen at `root`.
+        Folder that the process sees at `root`.
     root
-        E.g. ``/tmp``.
+        Folder to replace, such as ``/tmp``.
     cwd
-        Current folder of the process, as it is seen afterwards.
+        Current folder of the process afterwards, as it then sees it.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     unshare, mount = libc.unshare, libc.mount
@@ -115,11 +115,11 @@ def entering(folder: Path, root: Path, cwd: Path) -> Callable[[], None]:
     def enter() -> None:
         check(unshare(_CLONE_NEWNS | (_CLONE_NEWUSER if uid else 0)))
         if uid:
-            # The kernel takes a gid_map of an ordinary user only after this (user_namespaces(7)).
+            # The kernel accepts an ordinary user's gid_map only after this (user_namespaces(7)).
             _write("/proc/self/setgroups", b"deny")
             _write("/proc/self/uid_map", b"%d %d 1" % (uid, uid))
             _write("/proc/self/gid_map", b"%d %d 1" % (gid, gid))
-        # Else the mount below would be seen by every process of the machine.
+        # Otherwise every process on the machine would see the mount below.
         check(mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None))
         check(mount(source, target, None, _MS_BIND, None))
         os.chdir(place)

@@ -1,4 +1,4 @@
-"""Script mode: the user's own program, run as the existing executor runs it."""
+"""Script mode: run the user's own program in the way that the existing executor runs it."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from perseid.pipeline.records import RankRecord
 from perseid.pipeline.timeline import Timeline, peak_memory_mb
 from perseid.storage import Storage
 
-with contextlib.suppress(ImportError):  # not on Windows, where runs can be read
+with contextlib.suppress(ImportError):  # missing on Windows, where runs can only be read
     import resource
 
 DEFAULT_TIMEOUT = 900.0
-"""Seconds a script may take where the item does not say; Lambda's limit."""
+"""Time limit of a script in seconds if the work item states none; this is Lambda's limit."""
 FMI_PATH = Path(__file__).parents[1] / "path"
-"""The folder whose ``fmi`` module is ours: first on a script's path, after its own folder."""
+"""The folder with our ``fmi`` module; it is on a script's path right after its own folder."""
 TAIL_LINES = 3
-"""Last lines of a failed script's output that the error quotes."""
+"""Number of last lines of a failed script's output that the error quotes."""
 LINE_CHARACTERS = 200
-"""Most characters of each line."""
+"""Maximum number of characters of each quoted line."""
 
 
 def run_script(
@@ -51,29 +51,29 @@ def run_script(
     cold: bool = True,
     init_seconds: float = 0.0,
 ) -> RankRecord:
-    """Run the script for one rank; its output goes to this process' standard output.
+    """Run the script for one rank; its output goes to the standard output of this process.
 
     Parameters
     ----------
     item
-        Its ``options.script`` are the item keys of the existing executor, all strings, and
-        ``options.bucket_url`` is where the script's folder is.
+        Work item of the rank. Its ``options.script`` has the item keys of the existing executor,
+        all strings, and ``options.bucket_url`` is the location of the script's folder.
     storage
-        Of the run's own prefix, where the script writes ``<rank>.json``.
+        The store at the run's prefix, where the script writes ``<rank>.json``.
     attempt, report, cold, init_seconds
         As in `perseid.pipeline.work.work`.
 
     Returns
     -------
-    What we measured; as written to ``ranks/<rank>/script.json``, and into ``<rank>.json`` beside
-    the script's own keys, where the script has left one.
+    The measurements, which are also written to ``ranks/<rank>/script.json`` and added to the keys
+    of the script's ``<rank>.json``, if it wrote one.
 
     Raises
     ------
     BadInputError
-        The script or its folder is not there, or leads out of its place.
+        The script or its folder is missing, or the script is outside its folder.
     WorkerFailedError
-        The script failed, took too long, or left no result though the rank has data.
+        The script failed, took too long, or wrote no result although the rank has data.
     """
     storage = storage or Storage(item.results_url)
     if report is not None:
@@ -87,13 +87,13 @@ def run_script(
 
 
 def _measure(item: WorkItem, storage: Storage, clock: Timeline) -> None:
-    """Fetch the script's folder and run the script, each a stage of the clock."""
+    """Fetch the script's folder and run the script; each is a stage of the clock."""
     environment = item.options.script or {}
     prefix = environment["S3_OBJECT_NAME"]
     inner = script_key(prefix, environment["SCRIPT"])
     bucket = Storage(item.options.bucket_url or "")
     for key in (layout.script_record(item.rank), layout.record(item.rank)):
-        storage.delete([key])  # of a former attempt: it must not pass for this one
+        storage.delete([key])  # a former attempt's record must not be taken for this one's
     with ExitStack() as stack:
         with clock.stage("fetch"):
             folder = stack.enter_context(script_folder(bucket, prefix))
@@ -108,7 +108,7 @@ def _measure(item: WorkItem, storage: Storage, clock: Timeline) -> None:
 
 @dataclass(frozen=True)
 class ScriptMeasurement:
-    """Measurements of a script from outside."""
+    """Measurements of a script, taken from outside."""
 
     clock: Timeline
     attempt: int
@@ -117,17 +117,17 @@ class ScriptMeasurement:
 
 
 def leave_records(item: WorkItem, storage: Storage, measured: ScriptMeasurement) -> RankRecord:
-    """Write our record of a rank, and complete the script's own; a surplus rank has only ours.
+    """Write our record of a rank, and complete the script's own; a rank without data has only ours.
 
-    Ours, which says that the rank is done, goes last. Nothing that the script wrote under one of
-    our keys is taken for ours, and what it wrote stays as it is in ``<rank>.json``.
+    Our record, which states that the rank is done, is written last. In ``<rank>.json`` everything
+    that the script wrote stays as it is, even under our keys; our own record does not use it.
     """
     theirs = _result(item, storage)
     ours = _record(item, theirs or {}, measured)
     mine = ours.to_json()
     if theirs is not None:
         storage.put(layout.record(item.rank), json_bytes({**mine, **theirs}))
-    # Last, since this record is what says that the rank is done.
+    # Last, since this record states that the rank is done.
     storage.put(layout.script_record(item.rank), json_bytes(mine))
     return ours
 
@@ -147,7 +147,7 @@ def _run(item: WorkItem, folder: ScriptFolder, inner: str, environment: Mapping[
                 "the run a longer `timeout`, or the rank less data"
             ) from None
         finally:
-            # Whatever happened: a script that outlives its rank would write into the next attempt.
+            # In any case: a script that outlives its rank would write into the next attempt.
             process.kill()
             process.wait(10)
             reader.join(10)
@@ -158,14 +158,14 @@ def _run(item: WorkItem, folder: ScriptFolder, inner: str, environment: Mapping[
 
 
 def _limit(item: WorkItem) -> float:
-    """How long the script may take, seconds."""
+    """Time limit of the script, in seconds."""
     return item.options.timeout or DEFAULT_TIMEOUT
 
 
 def _start(
     item: WorkItem, folder: ScriptFolder, inner: str, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """The script's process; in the script's own folder, as `environment` and our own say."""
+    """Start the script in its own folder, with `environment` added to our own variables."""
     path = folder.path / inner
     variables = {**os.environ, **environment, "PYTHONUNBUFFERED": "1"}
     variables["PERSEID_SCRIPT_ENDS"] = str(time.time() + _limit(item))
@@ -174,7 +174,7 @@ def _start(
     before = bound_to_parent()
     if folder.private is not None:
         _refuse_hidden(item, folder)
-        variables["TMPDIR"] = str(folder.root)  # it is this rank's alone
+        variables["TMPDIR"] = str(folder.root)  # which only this rank sees
         before = _in_turn(entering(folder.private, folder.root, path.parent), before)
     try:
         return subprocess.Popen(
@@ -192,7 +192,8 @@ def _start(
 
 def _in_turn(first: Callable[[], None], then: Callable[[], None] | None) -> Callable[[], None]:
     def both() -> None:
-        first()  # a new user namespace takes away the binding to the parent, so that comes after
+        # A new user namespace removes the binding to the parent, which is therefore set after it.
+        first()
         if then is not None:
             then()
 
@@ -200,7 +201,7 @@ def _in_turn(first: Callable[[], None], then: Callable[[], None] | None) -> Call
 
 
 def _refuse_hidden(item: WorkItem, folder: ScriptFolder) -> None:
-    """A script with a root of its own does not see what else lies there."""
+    """Raise `RunError` if the script needs a path that its private root hides."""
     urls = (item.results_url, item.data_url, item.options.bucket_url or "")
     places = [Path(sys.executable), *(Storage(url).local_path() for url in urls)]
     for place in places:
@@ -216,7 +217,7 @@ def _not_safe(folder: ScriptFolder, but: str) -> RunError:
 
 
 def _pass_on(process: subprocess.Popen[bytes], tail: deque[str]) -> None:
-    """The script's output becomes ours: the rank's log."""
+    """Copy the script's output to ours, which becomes the rank's log."""
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
@@ -228,8 +229,7 @@ def _pass_on(process: subprocess.Popen[bytes], tail: deque[str]) -> None:
 
 
 def _result(item: WorkItem, storage: Storage) -> dict[str, object] | None:
-    """The result that the script wrote; None if it wrote none, which is allowed for a rank without
-    data."""
+    """The result that the script wrote; None for a rank without data, which need not write one."""
     key = layout.record(item.rank)
     try:
         return parse_result(storage.get(key), storage.where(key))
@@ -281,7 +281,7 @@ def _record(
 
 
 def _times(record: Mapping[str, object], rate: str, seconds: float) -> int:
-    """A rate that the script wrote times its seconds; 0 where there is no such number."""
+    """The script's rate multiplied by its seconds; 0 if the rate is no number."""
     product = (amount(record.get(rate)) or 0.0) * seconds
     return round(product) if math.isfinite(product) else 0
 

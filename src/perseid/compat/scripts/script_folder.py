@@ -1,9 +1,10 @@
-"""The local copy of a script's folder: copied once, shared by the ranks, never of mixed versions.
+"""The local copy of a script's folder: copied once, shared by all ranks, never of mixed versions.
 
-It lies at the very path that scripts know, ``/tmp/<S3_object_name>``. Whoever comes first copies
-it under an exclusive lock; everyone holds the lock shared while a script runs; a run with another
-version of the folder waits until nobody does, then replaces it. Where another local user owns a
-part of that path or could write there, each rank has a copy of its own at the same path.
+It is at the path that scripts expect, ``/tmp/<S3_object_name>``. The first process copies it under
+an exclusive lock, and every process holds the lock shared while its script runs. A run with another
+version of the folder waits until no process holds the lock, then replaces the folder. If another
+local user owns a part of that path or could write there, each rank gets a private copy at the same
+path.
 """
 
 from __future__ import annotations
@@ -25,33 +26,33 @@ from perseid.errors import BadInputError, NotFoundError, PerseidError, RunError,
 from perseid.jsontext import parse_json
 from perseid.storage import ObjectInfo, Storage
 
-with contextlib.suppress(ImportError):  # not on Windows, where runs can be read
+with contextlib.suppress(ImportError):  # missing on Windows, where runs can only be read
     import fcntl
 
 ROOT = Path("/tmp")
 """Path at which scripts expect their folder."""
 LOCK_SECONDS = 900.0
-"""Longest wait for the scripts of another run to end."""
+"""Maximum wait for the scripts of another run to end, in seconds."""
 COPIES = 16
-"""Objects copied at once."""
+"""Number of objects that are copied concurrently."""
 MARK = ".perseid"
-"""File inside a copied folder that says which version it is; a folder without it is not ours."""
+"""File in a copied folder that states its version; a folder without it was not made by us."""
 MAX_CONFIGURATION = 64 * 1024
-"""Bytes of the largest file that may be an FMI configuration."""
+"""Maximum size of a file that may be an FMI configuration, in bytes."""
 CONFIGURATION_SUFFIXES = (".json", ".conf", ".cfg", ".config", "")
 FMI_BACKENDS = ("Direct", "S3", "Redis")
 _POLL = 0.05
 
 
 def script_key(folder: str, script: str, root: Path = ROOT) -> str:
-    """Path of a script inside its folder.
+    """Path of a script relative to its folder.
 
     Parameters
     ----------
     folder
-        Prefix of the folder in its bucket, e.g. ``Anomaly Detection``.
+        Prefix of the folder in its bucket, such as ``Anomaly Detection``.
     script
-        As payloads name it, ``/tmp/<folder>/…``, or relative to the folder.
+        Path as in payloads, ``/tmp/<folder>/…``, or relative to the folder.
 
     Raises
     ------
@@ -71,44 +72,44 @@ def script_key(folder: str, script: str, root: Path = ROOT) -> str:
 
 @dataclass(frozen=True)
 class ScriptFolder:
-    """A copied script folder, for as long as a script runs."""
+    """A copied script folder, which is available while a script runs."""
 
     path: Path
-    """Path for the script: ``/tmp/<S3_object_name>``."""
+    """Path of the folder as the script sees it, ``/tmp/<S3_object_name>``."""
     copy: Path
-    """Path for this process."""
+    """Path of the folder as this process sees it."""
     root: Path
-    """The folder that `path` is in, e.g. ``/tmp``."""
+    """The folder that contains `path`, such as ``/tmp``."""
     private: Path | None = None
-    """The folder that the script's process sees at `root`; None: what all processes see there."""
+    """Folder that the script's process sees at `root`; None if it sees the real one."""
     why: str = ""
-    """Why it has a root of its own."""
+    """Reason for a private root; empty without one."""
 
 
 @contextmanager
 def script_folder(
     storage: Storage, prefix: str, *, root: Path = ROOT, seconds: float = LOCK_SECONDS
 ) -> Iterator[ScriptFolder]:
-    """The folder ``root/prefix``, holding every object below `prefix`, while the block runs.
+    """Provide the folder ``root/prefix`` with every object below `prefix` in a context.
 
-    Where another local user could change what lies there, it is copied to a folder that only this
-    user can enter, which is to be the script's `root`.
+    If another local user could change its content there, it is copied to a folder that only this
+    user can enter, which must then be the script's `root`.
 
     Parameters
     ----------
     storage
-        Of the bucket.
+        The bucket.
     seconds
-        How long to wait for another version of the folder to be free.
+        Maximum wait until another version of the folder is no longer used.
 
     Raises
     ------
     NotFoundError
-        The prefix holds nothing.
+        There is no object below the prefix.
     BadInputError
-        An object's key leads out of the folder, or is a link.
+        The key of an object leads out of the folder, or the object is a link.
     RunError
-        The place is taken: by another run's scripts for too long, or by somebody's own folder.
+        Scripts of another run used the folder for too long, or it was not made by us.
     """
     objects = _objects(storage, prefix)
     target = root / prefix
@@ -129,7 +130,7 @@ def _digest(prefix: str) -> str:
 
 @contextmanager
 def _place(root: Path, prefix: str) -> Iterator[tuple[int | None, str]]:
-    """The lock of the shared place, or None and why that place is not safe from other users."""
+    """Yield the lock of the shared folder, or None and why other users could change the folder."""
     path = root / f".perseid-{os.geteuid()}-{_digest(prefix)}.lock"
     with ExitStack() as stack:
         try:
@@ -156,20 +157,20 @@ def _hold(
     lock: int,
     seconds: float,
 ) -> None:
-    """Have the folder of all ranks hold this version of the objects; the lock is shared then."""
-    # By names, sizes and entity tags: nothing is downloaded to find out that nothing changed.
+    """Make the shared folder hold this version of the objects, and hold its lock shared."""
+    # From names, sizes and entity tags, so that an unchanged folder is not downloaded.
     version = _version(storage, prefix, objects)
     deadline = time.monotonic() + seconds
     while True:
         if _try(lock, fcntl.LOCK_SH) and _holds(target, version):
             return
-        # Let go before asking for the exclusive lock: two that hold it shared would wait for each
-        # other.
+        # Release before requesting the exclusive lock: two processes that hold it shared would
+        # wait for each other.
         fcntl.flock(lock, fcntl.LOCK_UN)
         if _try(lock, fcntl.LOCK_EX):
             if not _holds(target, version):
                 _replace(storage, prefix, objects, version, target)
-            continue  # the shared lock comes by the next round
+            continue  # the next round takes the shared lock
         if time.monotonic() > deadline:
             raise RunError(
                 f"{target} has been in use by scripts of another run for {seconds:.0f} s: "
@@ -179,7 +180,7 @@ def _hold(
 
 
 def holds_fmi_configuration(storage: Storage, prefix: str) -> bool:
-    """Whether an FMI configuration lies in the folder: a small file of JSON that names backends."""
+    """Whether the folder has an FMI configuration, a small JSON file that names backends."""
     for info in storage.list(prefix):
         suffix = PurePosixPath(info.key).suffix.lower()
         if suffix not in CONFIGURATION_SUFFIXES or info.size > MAX_CONFIGURATION:
@@ -192,11 +193,11 @@ def holds_fmi_configuration(storage: Storage, prefix: str) -> bool:
 
 
 def _objects(storage: Storage, prefix: str) -> list[ObjectInfo]:
-    """Every object below the prefix, each at a safe path."""
+    """All objects below the prefix, after a check that no key leads out of the folder."""
     try:
         found = list(storage.list(prefix))
     except StorageError as error:
-        if "invalid path" in str(error):  # the store's client refuses such a key by itself
+        if "invalid path" in str(error):  # the client of the store refuses such keys itself
             raise _leads_out(storage.where(prefix), str(error)) from error
         raise
     if not found:
@@ -209,7 +210,8 @@ def _objects(storage: Storage, prefix: str) -> list[ObjectInfo]:
             raise _leads_out(storage.where(prefix), info.key)
         _no_link(storage, info.key)
     folders = {str(parent) for info in found for parent in PurePosixPath(info.key).parents}
-    return [info for info in found if info.key not in folders | {prefix}]  # no "folder" objects
+    # Consoles of object stores create empty objects in place of folders.
+    return [info for info in found if info.key not in folders | {prefix}]
 
 
 def _leads_out(where: str, key: str) -> BadInputError:
@@ -243,7 +245,7 @@ def _try(lock: int, how: int) -> bool:
 
 
 def _holds(target: Path, version: str) -> bool:
-    """Whether the folder is there, ours, and of this version."""
+    """Whether the folder exists, is ours, and has this version."""
     try:
         ours = not target.is_symlink() and why_open(target, target.stat()) is None
         return ours and (target / MARK).read_text() == version
@@ -252,7 +254,7 @@ def _holds(target: Path, version: str) -> bool:
 
 
 def _is_replaceable(target: Path) -> bool:
-    """Whether it is empty, or made by us."""
+    """Whether the folder is missing, empty, or made by us."""
     if target.is_symlink() or not target.is_dir():
         return not target.is_symlink() and not target.exists()
     return (target / MARK).is_file() or not any(target.iterdir())
@@ -261,14 +263,15 @@ def _is_replaceable(target: Path) -> bool:
 def _replace(
     storage: Storage, prefix: str, objects: Sequence[ObjectInfo], version: str, target: Path
 ) -> None:
-    """Copy the objects beside the target, then put the copy in its place."""
+    """Copy the objects to a new folder beside the target, which then replaces the target."""
     if not _is_replaceable(target):
         raise RunError(
             f"{target} is there already and was not made by perseid: move it away, scripts need "
             "this very path"
         )
     beginning = f".perseid-{_digest(prefix)}-"
-    for left in target.parent.glob(f"{beginning}*"):  # of copies that were killed: we hold the lock
+    # Left by processes that were killed while copying; nobody copies now, as we hold the lock.
+    for left in target.parent.glob(f"{beginning}*"):
         if why_open(left, left.lstat()) is None:
             shutil.rmtree(left, ignore_errors=True)
     try:
@@ -277,11 +280,11 @@ def _replace(
         raise StorageError(f"{target.parent} cannot be written: {error.strerror}") from error
     try:
         _copy_all(storage, prefix, objects, fresh)
-        # The mark is written when everything else is there: a copy that was killed has none.
+        # The mark is written last, so that an interrupted copy has none.
         (fresh / MARK).write_text(version)
         if target.is_dir():
             _empty(target)
-        fresh.rename(target)  # over the empty one, so that nobody else can come in between
+        fresh.rename(target)  # over the empty folder, which is one atomic step
     except PerseidError:
         raise
     except OSError as error:
@@ -291,7 +294,7 @@ def _replace(
 
 
 def _empty(folder: Path) -> None:
-    """Remove what a folder of ours holds; the mark last, by which it is known as ours."""
+    """Remove the content of a folder of ours; the mark goes last, as it tells whose it is."""
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == MARK):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -303,7 +306,7 @@ def _copy_all(storage: Storage, prefix: str, objects: Sequence[ObjectInfo], fold
     try:
         with ThreadPoolExecutor(COPIES) as pool:
             list(pool.map(lambda info: _copy(storage, prefix, info.key, folder), objects))
-    except PerseidError:  # the store's own: it is an OSError, too
+    except PerseidError:  # a StorageError, which is also an OSError
         raise
     except OSError as error:
         raise _not_copied(folder, error) from error

@@ -1,4 +1,4 @@
-"""What a request in script mode asks for, looked up before its run begins."""
+"""Check what a request in script mode asks for, before its run begins."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from perseid.storage import Location, Storage
 
 
 def script_job(request: RunRequest) -> ScriptJob | None:
-    """The script that a request names; None where our runtime works.
+    """The script that a request names; None if it uses our runtime.
 
     Raises
     ------
     NotFoundError
-        The script is not in its folder: better said now than by every rank.
+        The script is not in its folder; this is checked here so that not every rank has to fail.
     BadInputError
-        Its path leads out of the folder.
+        The path of the script leads out of its folder.
     """
     if not request.script_mode:
         return None

@@ -1,1 +1,1 @@
-"""torch.distributed over our communicator; ``import perseid.torch`` registers it."""
+"""A torch.distributed backend on our communicator; ``import perseid.torch`` registers it."""

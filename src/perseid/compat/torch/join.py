@@ -1,4 +1,4 @@
-"""From ``init_process_group`` to a group of ranks."""
+"""Join a job: from torch's ``init_process_group`` to a group of ranks."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from perseid.rendezvous import Config, EmbeddedServer, Endpoint, job_key
 from perseid.rendezvous.net.dialing import own_address
 
 LEAVE_SECONDS = 10.0
-"""How long the rank whose process holds the rendezvous waits for the others to leave."""
+"""Seconds that the rank which runs the rendezvous waits for the others to leave."""
 _POLL_SECONDS = 0.005
 _SUBGROUPS = 1 << 31
-"""From here on ids are those of sub-groups, made of their names."""
+"""Smallest id of a sub-group; such ids are derived from the names of the groups."""
 
 
 class Membership:
-    """This process' place in one job of torch's.
+    """The membership of this process in one of torch's jobs.
 
     Parameters
     ----------
     world
-        The ranks.
+        The ranks of the job.
     server
-        The rendezvous, if this process holds it.
+        The rendezvous, if this process runs it.
     default
-        Whether it is that of torch's default process group, of which others are parts.
+        Whether the job is that of torch's default process group, of which others are parts.
     """
 
     def __init__(self, world: SharedWorld, server: EmbeddedServer | None, default: bool) -> None:
@@ -52,12 +52,12 @@ class Membership:
         self._idents: dict[int, str] = {}
 
     def subgroup(self, name: str, ranks: list[int]) -> ProcessGroupPerseid:
-        """The group of some of the ranks; all of them give the same name.
+        """Create the group of some of the ranks, which must all give the same name.
 
         Raises
         ------
         BadInputError
-            Its id is that of another group.
+            Another group has the same id.
         """
         digest = hashlib.sha256(f"{name} {ranks}".encode()).digest()
         ident = _SUBGROUPS | int.from_bytes(digest[:4], "little") >> 2
@@ -66,10 +66,11 @@ class Membership:
         return ProcessGroupPerseid(self.world.group(ident, ranks), lambda: None)
 
     def leave(self, error: BaseException | None = None) -> None:
-        """Say goodbye, once; with an error the others are told of it.
+        """Leave the job, once; an error is passed on to the other ranks.
 
-        The rank that holds the rendezvous then waits for the others: their goodbyes go through it.
-        It has left before, so that a rank which still waits for it learns so at once.
+        The rank that runs the rendezvous then waits for the others, whose goodbyes go through it.
+        It leaves before it waits, so that a rank which still expects a message from it learns of
+        that at once.
         """
         if not self._left.acquire(blocking=False):
             return
@@ -87,19 +88,19 @@ class Membership:
 
 
 _memberships: list[Membership] = []
-"""Those of this process, while they last."""
+"""The present memberships of this process."""
 _generations: dict[str, int] = {}
-"""How often this process has joined a job of the environment: every time is an attempt of its
-own."""
+"""By job of the environment, the number of times that this process has joined it, less one. Each
+time is a separate attempt."""
 _watching: set[int] = set()
-"""Processes whose end is watched: a fork inherits the hooks, but no membership."""
+"""Process ids whose end is watched; a forked child inherits the hooks but no membership."""
 
 
 def create(options: Any, _: Any = None) -> ProcessGroupPerseid:
-    """What ``torch.distributed`` calls for a new group.
+    """Create a group; ``torch.distributed`` calls this.
 
-    One that is part of a default group of ours needs no message; beside another backend each group
-    is a job of its own.
+    A part of our default group is created without messages. If the default group has another
+    backend, each group is a job of its own.
     """
     ranks = list(options.global_ranks_in_group or ())
     world = next((one for one in _memberships if one.default), None)
@@ -112,8 +113,8 @@ def create(options: Any, _: Any = None) -> ProcessGroupPerseid:
 
 
 def leave(error: BaseException | None = None) -> None:
-    """Leave the jobs that this process is in, if it is in any; with an error all others raise
-    ``PeerLostError`` with its text at once."""
+    """Leave all jobs of this process. With an error, all other ranks raise ``PeerLostError`` with
+    its text at once."""
     for member in list(_memberships):
         member.leave(error)
 
@@ -129,7 +130,7 @@ def _join(options: Any, default: bool) -> Membership:
         job = os.environ.get("PERSEID_JOB", "job")
         attempt = _generations[job] = _generations.get(job, -1) + 1
         return Membership(SharedWorld.join(**common, generation=attempt), None, default)
-    # A store outlives its process groups: what an earlier one left there must not be read.
+    # A store outlives its process groups, so entries of earlier groups must not be read.
     name = f"perseid/{store.add(f'perseid/attempts-of-{rank}', 1)}"
     server = _serve(store, name, default) if rank == 0 else None
     try:
@@ -145,7 +146,7 @@ def _join(options: Any, default: bool) -> Membership:
 
 
 def _serve(store: Any, name: str, default: bool) -> EmbeddedServer:
-    """Hold a rendezvous in this process and tell the others by torch's store."""
+    """Start a rendezvous in this process and announce it in torch's store."""
     host = _own_host(default)
     local = host == "127.0.0.1"
     secret, job = secrets.token_bytes(32), f"torch-{secrets.token_hex(8)}"
@@ -162,12 +163,12 @@ def _serve(store: Any, name: str, default: bool) -> EmbeddedServer:
 
 
 def _own_host(default: bool) -> str:
-    """The address of this machine for the other ranks; 127.0.0.1 where all of them are here.
+    """The address of this machine for the other ranks; 127.0.0.1 if all of them are here.
 
-    Rank 0 of the default group is at ``MASTER_ADDR``; the first rank of another group may be on
-    another machine, and has the address by which it gets to that one.
+    Rank 0 of the default group is at ``MASTER_ADDR``. The first rank of another group may be on
+    another machine; its address is the one from which it reaches ``MASTER_ADDR``.
     """
-    here = os.environ.get("LOCAL_WORLD_SIZE")  # torchrun says how many ranks this machine has
+    here = os.environ.get("LOCAL_WORLD_SIZE")  # set by torchrun: ranks on this machine
     if here is not None and here == os.environ.get("WORLD_SIZE"):
         return "127.0.0.1"
     master = os.environ.get("MASTER_ADDR") or socket.gethostname()
@@ -181,9 +182,9 @@ def _own_host(default: bool) -> str:
 
 
 def rendezvous_of_environment(url: str, **_: Any) -> Iterator[tuple[Any, int, int]]:
-    """``init_method="perseid://"``: rank and size are those that ``perseid comm run`` set.
+    """Handle ``init_method="perseid://"``: ``perseid comm run`` has set rank and world size.
 
-    The ranks may have no address that others reach, so that torch's store is each rank's own.
+    The ranks may have no address that others can reach, so each rank has its own store.
     """
     try:
         rank, size = int(os.environ["PERSEID_RANK"]), int(os.environ["PERSEID_WORLD_SIZE"])
@@ -196,7 +197,7 @@ def rendezvous_of_environment(url: str, **_: Any) -> Iterator[tuple[Any, int, in
 
 
 def _watch_end() -> None:
-    """A process that ends by an exception tells the others so; any other leaves at its end."""
+    """Leave all jobs when this process ends, with the exception that ended it, if any."""
     process = os.getpid()
     if process in _watching:
         return
@@ -217,7 +218,7 @@ def _watch_end() -> None:
 
 
 def _forget_in_child() -> None:
-    """The memberships are the parent's."""
+    """Forget the memberships in a forked child, since they belong to the parent."""
     _memberships.clear()
 
 

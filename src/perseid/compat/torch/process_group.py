@@ -1,4 +1,4 @@
-"""torch's process group over a group of our ranks."""
+"""torch's process group, implemented with a group of our ranks."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ Lists = Sequence[Sequence[Tensor]]
 
 
 _ProcessGroup: Any = dist.ProcessGroup
-"""Its annotations have several forms of each call; torch uses the one with options."""
+"""Typed as Any: torch's annotations have several forms of each call, and it uses the one with
+options."""
 
 
 class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
-    """What ``torch.distributed`` calls.
+    """The process group whose methods ``torch.distributed`` calls.
 
     Parameters
     ----------
     group
-        The ranks.
+        The ranks of the group.
     leave
         Called when the group is destroyed.
     """
@@ -42,50 +43,50 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         self._group, self._leave = group, leave
         self._name = self._desc = ""
 
-    # --- what it is --------------------------------------------------------------------------
+    # --- Properties --------------------------------------------------------------------------
 
     def getBackendName(self) -> str:
-        """The name that it is registered under."""
+        """The name under which the backend is registered."""
         return "perseid"
 
     def getRank(self) -> int:
-        """The number of this process in the group."""
+        """Rank of this process in the group."""
         return self._group.rank
 
     def getSize(self) -> int:
-        """How many ranks the group has."""
+        """Number of ranks in the group."""
         return self._group.size
 
     rank, size = getRank, getSize
 
     def getGroupName(self) -> str:
-        """The name that torch gave it."""
+        """The name that torch gave the group."""
         return self._name
 
     def setGroupName(self, name: str) -> None:
-        """Torch names it."""
+        """Set the name of the group; torch calls this."""
         self._name = name
 
     _set_group_name = setGroupName
 
     @property
     def group_name(self) -> str:
-        """The name that torch gave it."""
+        """The name that torch gave the group."""
         return self._name
 
     def getGroupDesc(self) -> str:
-        """What torch calls it for people."""
+        """The description that torch gave the group."""
         return self._desc
 
     def setGroupDesc(self, desc: str) -> None:
-        """Torch describes it."""
+        """Set the description of the group; torch calls this."""
         self._desc = desc
 
     _set_group_desc = setGroupDesc
 
     @property
     def group_desc(self) -> str:
-        """What torch calls it for people."""
+        """The description that torch gave the group."""
         return self._desc
 
     @property
@@ -93,28 +94,28 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         return [torch.device("cpu")]
 
     def shutdown(self) -> None:
-        """Leave; ``destroy_process_group`` calls it."""
+        """Leave the group; ``destroy_process_group`` calls this."""
         self._leave()
 
     def abort(self) -> None:
-        """Leave without waiting for anybody."""
+        """Leave without waiting for other ranks."""
         self._group.world.close(InterruptedError("its process group was aborted"))
 
-    # --- help --------------------------------------------------------------------------------
+    # --- Helpers -----------------------------------------------------------------------------
 
     def _begin(self, options: Any, filled: Sequence[Tensor], call: Call) -> CallWork:
-        """Make a call: at once if torch waits for it anyway, else in the group's thread."""
+        """Make a call: here if torch waits for it anyway, otherwise in the group's thread."""
         at_once = options is not None and not getattr(options, "asyncOp", True)
 
         def quiet(comm: Communicator) -> None:
-            with np.errstate(all="ignore"):  # torch says nothing of overflows either
+            with np.errstate(all="ignore"):  # torch does not warn of overflows either
                 call(comm)
 
         job = self._group.now(quiet) if at_once else self._group.start(quiet)
         return CallWork(job, filled)
 
     def _reduced(self, tensors: Sequence[Tensor], op: Any) -> Call:
-        """The reduction of tensors, each in place."""
+        """The call that reduces each of the tensors in place."""
         convert.check(tensors)
         ours, mean = convert.reduction(op, tensors)
         size = self._group.size
@@ -130,10 +131,10 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
 
         return call
 
-    # --- collectives -------------------------------------------------------------------------
+    # --- Collectives -------------------------------------------------------------------------
 
     def broadcast(self, tensors: Sequence[Tensor], opts: Any = None) -> CallWork:
-        """The root's tensors on every rank."""
+        """Copy the root's tensors to every rank."""
         convert.check(tensors)
         root = 0 if opts is None else opts.rootRank
         mine = self._group.rank == root
@@ -148,17 +149,18 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         return self._begin(opts, tensors, call)
 
     def allreduce(self, tensors: Sequence[Tensor], opts: Any = None) -> CallWork:
-        """All ranks' tensors as one, in place."""
+        """Reduce the tensors of all ranks, in place on every rank."""
         op = dist.ReduceOp.SUM if opts is None else opts.reduceOp
         return self._begin(opts, tensors, self._reduced(tensors, op))
 
     def allreduce_coalesced(self, tensors: Sequence[Tensor], opts: Any = None) -> CallWork:
-        """`allreduce` of several tensors in as few messages as they have types."""
+        """Like `allreduce` for several tensors, with one reduction per type."""
         convert.check(tensors)
         op = dist.ReduceOp.SUM if opts is None else opts.reduceOp
         kinds = {tensor.dtype for tensor in tensors}
 
         def call(comm: Communicator) -> None:
+            # In the same order on all ranks; dtypes themselves cannot be compared.
             for dtype in sorted(kinds, key=str):
                 alike = [tensor for tensor in tensors if tensor.dtype == dtype]
                 joined = torch.cat([tensor.detach().reshape(-1) for tensor in alike])
@@ -172,7 +174,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         return self._begin(opts, tensors, call)
 
     def reduce(self, tensors: Sequence[Tensor], opts: Any) -> CallWork:
-        """All ranks' tensors as one, in place on the root."""
+        """Reduce the tensors of all ranks, in place on the root."""
         convert.check(tensors)
         ours, mean = convert.reduction(opts.reduceOp, tensors)
         root, size = opts.rootRank, self._group.size
@@ -191,7 +193,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         return self._begin(opts, tensors, call)
 
     def allgather(self, outputs: Lists, inputs: Sequence[Tensor], opts: Any = None) -> CallWork:
-        """Every rank's tensor in a list on every rank."""
+        """Collect the tensors of all ranks in a list on every rank."""
         for output in outputs:
             convert.check(output)
         convert.check(inputs)
@@ -206,7 +208,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         return self._begin(opts, [one for output in outputs for one in output], call)
 
     def all_gather_single(self, output: Tensor, tensor: Tensor, opts: Any = None) -> CallWork:
-        """Every rank's tensor one behind the other in one tensor."""
+        """Concatenate the tensors of all ranks in one tensor on every rank."""
         return self.all_gather_single_coalesced([output], [tensor], opts)
 
     _allgather_base = all_gather_single
@@ -214,12 +216,13 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
     def all_gather_single_coalesced(
         self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], opts: Any = None
     ) -> CallWork:
-        """The same of several tensors."""
+        """The same for several tensors."""
         convert.check([*outputs, *inputs])
 
         def call(comm: Communicator) -> None:
             for output, tensor in zip(outputs, inputs, strict=True):
                 mine = convert.given(tensor)
+                # torch allows the input to be a part of the output.
                 if np.may_share_memory(mine, convert.given(output)):
                     mine = mine.copy()
                 convert.filled(output, _gathering(comm, mine))
@@ -231,12 +234,12 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
     def allgather_coalesced(
         self, outputs: Lists, inputs: Sequence[Tensor], opts: Any = None
     ) -> CallWork:
-        """Every rank's list of tensors in a list on every rank."""
+        """Collect the lists of tensors of all ranks in a list on every rank."""
         transposed = [[output[i] for output in outputs] for i in range(len(inputs))]
         return self.allgather(transposed, inputs, opts)
 
     def reduce_scatter(self, outputs: Sequence[Tensor], inputs: Lists, opts: Any) -> CallWork:
-        """Of every rank's list the i-th tensors as one on rank i."""
+        """Reduce the i-th tensors of all ranks' lists to rank i."""
         convert.check(outputs)
         for one in inputs:
             convert.check(one)
@@ -250,7 +253,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         return self._begin(opts, outputs, call)
 
     def reduce_scatter_single(self, output: Tensor, tensor: Tensor, opts: Any) -> CallWork:
-        """The reduction of all ranks' tensors, the i-th part of it on rank i."""
+        """Reduce the tensors of all ranks, and leave the i-th part on rank i."""
         return self.reduce_scatter_single_coalesced([output], [tensor], opts)
 
     _reduce_scatter_base = reduce_scatter_single
@@ -258,7 +261,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
     def reduce_scatter_single_coalesced(
         self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], opts: Any
     ) -> CallWork:
-        """The same of several tensors."""
+        """The same for several tensors."""
         convert.check([*outputs, *inputs])
         reduction = convert.reduction(opts.reduceOp, outputs)
 
@@ -274,7 +277,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
     def alltoall(
         self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], opts: Any = None
     ) -> CallWork:
-        """The i-th tensor to rank i, and what each rank had for this one."""
+        """Send the i-th tensor to rank i, and receive one tensor from each rank."""
         convert.check([*outputs, *inputs])
         counts, places = ([one.numel() for one in tensors] for tensors in (inputs, outputs))
 
@@ -294,7 +297,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         input_splits: Sequence[int],
         opts: Any = None,
     ) -> CallWork:
-        """The i-th part of each rank's tensor to rank i, cut along its first dimension."""
+        """Send the i-th part of each rank's tensor, split along its first dimension, to rank i."""
         convert.check([output, tensor])
         size = self._group.size
         counts, places = (
@@ -311,7 +314,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
     alltoall_base = all_to_all_single
 
     def gather(self, outputs: Lists, inputs: Sequence[Tensor], opts: Any) -> CallWork:
-        """Every rank's tensor in a list on the root."""
+        """Collect the tensors of all ranks in a list on the root."""
         convert.check(inputs)
         root = opts.rootRank
 
@@ -325,7 +328,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         return self._begin(opts, outputs[0] if outputs else [], call)
 
     def scatter(self, outputs: Sequence[Tensor], inputs: Lists, opts: Any) -> CallWork:
-        """One of the root's tensors for each rank."""
+        """Send each rank one of the root's tensors."""
         convert.check(outputs)
         root = opts.rootRank
 
@@ -338,10 +341,10 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         return self._begin(opts, outputs, call)
 
     def barrier(self, opts: Any = None) -> CallWork:
-        """Return when every rank has come."""
+        """Begin a barrier, which is done when every rank has called this."""
         return self._begin(opts, [], lambda comm: comm.barrier())
 
-    # --- messages ----------------------------------------------------------------------------
+    # --- Messages ----------------------------------------------------------------------------
 
     def send(self, tensors: Sequence[Tensor], rank: int, tag: int = 0) -> MessageWork:
         """Begin to send a tensor."""
@@ -356,7 +359,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         return self._receive(_only(tensors), rank, tag)
 
     def recv_anysource(self, tensors: Sequence[Tensor], tag: int = 0) -> MessageWork:
-        """Begin to receive a tensor from whichever rank sends one."""
+        """Begin to receive a tensor from any rank."""
         return self._receive(_only(tensors), None, tag)
 
     def _receive(self, tensor: Tensor, rank: int | None, tag: int) -> MessageWork:
@@ -378,7 +381,7 @@ def _gathering(comm: Communicator, mine: Array) -> Callable[[Array], None]:
 def _scatter_sum(
     comm: Communicator, array: Array, output: Tensor, reduction: tuple[Op, bool], counts: list[int]
 ) -> None:
-    """The reduction of all ranks' arrays, this rank's part of it into a tensor."""
+    """Reduce the arrays of all ranks, and write this rank's part to a tensor."""
     op, mean = reduction
     shared = convert.shares_numbers(output)
     into = convert.numbers(output) if shared else np.empty(output.numel(), array.dtype)

@@ -1,4 +1,4 @@
-"""Tensors as arrays of NumPy that share their memory, as far as that can be."""
+"""Tensors as NumPy arrays, which share their memory if that is possible."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _BITS = {
     torch.float8_e5m2fnuz: torch.uint8,
     torch.float8_e8m0fnu: torch.uint8,
 }
-"""Types that NumPy does not have, and one of the same size that it has."""
+"""For each type that NumPy lacks, a type of the same size that it has."""
 _WIDER = dict.fromkeys(_BITS, torch.float32) | {torch.complex32: torch.complex64}
-"""The type in which numbers of those types are reduced."""
+"""The type in which numbers of these types are reduced."""
 _BAND = Op("band", np.bitwise_and, True, True, np.bitwise_and)
 _BOR = Op("bor", np.bitwise_or, True, True, np.bitwise_or)
 _BXOR = Op("bxor", np.bitwise_xor, True, True, np.bitwise_xor)
@@ -36,7 +36,7 @@ def check(tensors: Sequence[torch.Tensor]) -> None:
     Raises
     ------
     BadInputError
-        One is not in the memory of the processor, or is sparse or quantized.
+        A tensor is not in CPU memory, or is sparse or quantized.
     """
     for tensor in tensors:
         if not tensor.is_cpu:
@@ -49,18 +49,18 @@ def check(tensors: Sequence[torch.Tensor]) -> None:
 
 
 def in_place(tensor: torch.Tensor) -> bool:
-    """Whether the memory of a tensor holds its elements as they are, one behind the other."""
+    """Whether a tensor's memory holds its elements contiguously and unmodified."""
     return tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
 
 
 def copied(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy whose memory holds the elements as they are."""
+    """A tensor with the same elements for which `in_place` holds, copied if necessary."""
     return tensor.detach().resolve_conj().resolve_neg().contiguous()
 
 
 def bits(tensor: torch.Tensor) -> Array:
-    """The elements of a tensor that is ``in_place`` as a flat array that shares its memory; those
-    of a type that NumPy does not have as whole numbers."""
+    """The elements of a tensor that is `in_place`, as a flat array that shares its memory; types
+    that NumPy lacks appear as integers."""
     flat = tensor.detach()
     if tensor.dtype in _BITS:
         flat = flat.view(-1).view(_BITS[tensor.dtype])
@@ -69,12 +69,12 @@ def bits(tensor: torch.Tensor) -> Array:
 
 
 def given(tensor: torch.Tensor) -> Array:
-    """The elements of any tensor as a flat array, of a copy if need be."""
+    """The elements of any tensor as a flat array, copied if necessary."""
     return bits(tensor if in_place(tensor) else copied(tensor))
 
 
 def filled(tensor: torch.Tensor, fill: Callable[[Array], None]) -> None:
-    """Have the elements of any tensor filled in, through a copy if need be."""
+    """Fill the elements of any tensor, through a copy if necessary."""
     if in_place(tensor):
         fill(bits(tensor))
         return
@@ -84,7 +84,7 @@ def filled(tensor: torch.Tensor, fill: Callable[[Array], None]) -> None:
 
 
 def numbers(tensor: torch.Tensor) -> Array:
-    """The elements of any tensor as numbers that can be added, of a copy if need be."""
+    """The elements of any tensor as numbers that can be added, copied if necessary."""
     if tensor.dtype in _BITS:
         array: Array = tensor.detach().to(_WIDER[tensor.dtype]).contiguous().view(-1).numpy()
         return array
@@ -92,7 +92,7 @@ def numbers(tensor: torch.Tensor) -> Array:
 
 
 def shares_numbers(tensor: torch.Tensor) -> bool:
-    """Whether what ``numbers`` gives is the memory of the tensor itself."""
+    """Whether the array from `numbers` shares the memory of the tensor."""
     return tensor.dtype not in _BITS and in_place(tensor)
 
 
@@ -103,15 +103,15 @@ def put_numbers(array: Array, tensor: torch.Tensor) -> None:
 
 
 def reduction(op: Any, tensors: Sequence[torch.Tensor]) -> tuple[Op, bool]:
-    """Our reduction of one of torch's, and whether the sum is divided by the number of ranks.
+    """Our reduction for one of torch's, and whether to divide the sum by the number of ranks.
 
     Raises
     ------
     BadInputError
-        There is none, or none of tensors of this type.
+        There is no such reduction, or none for tensors of this type.
     """
     known = dist.ReduceOp
-    # Compared, not looked up: torch's own is not a key of a dictionary, and prints nothing.
+    # Compared one by one, since torch's reductions cannot be keys of a dictionary.
     for theirs, ours in (
         (known.SUM, SUM),
         (known.AVG, SUM),
@@ -138,7 +138,7 @@ def _check_reducible(op: Op, tensors: Sequence[torch.Tensor], mean: bool) -> Non
 
 
 def divide(array: Array, ranks: int) -> None:
-    """Make a mean of a sum, in place; of whole numbers rounded to zero."""
+    """Divide a sum by the number of ranks, in place; integers are rounded toward zero."""
     if array.dtype.kind in "iu":
         array[...] = np.trunc(array / ranks).astype(array.dtype)
     else:
@@ -146,7 +146,7 @@ def divide(array: Array, ranks: int) -> None:
 
 
 def counts(tensor: torch.Tensor, splits: Sequence[int], ranks: int) -> list[int]:
-    """Elements of the parts of a tensor that is cut along its first dimension."""
+    """Number of elements of each part of a tensor that is split along its first dimension."""
     rows = tensor.shape[0] if tensor.dim() else 1
     if not splits and rows % ranks:
         raise BadInputError(
@@ -160,12 +160,12 @@ def counts(tensor: torch.Tensor, splits: Sequence[int], ranks: int) -> list[int]
 
 
 def put(came: Sequence[Array], tensors: Sequence[torch.Tensor]) -> None:
-    """Arrays that came from the ranks, each into its tensor.
+    """Copy the arrays from the ranks to their tensors.
 
     Raises
     ------
     BadInputError
-        One has another number of elements than its tensor.
+        An array and its tensor differ in their number of elements.
     """
     for array, tensor in zip(came, tensors, strict=True):
         if array.size != tensor.numel():
@@ -181,6 +181,6 @@ def put(came: Sequence[Array], tensors: Sequence[torch.Tensor]) -> None:
 
 
 def spread(array: Array, tensors: Sequence[torch.Tensor]) -> None:
-    """Consecutive parts of an array into tensors."""
+    """Copy consecutive parts of an array to tensors."""
     ends = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
     put(np.split(array, ends), tensors)

@@ -1,6 +1,6 @@
-"""What torch is given for an operation: waited for, asked about, or followed by another.
+"""Work objects, with which torch waits for an operation, tests it, or chains another to it.
 
-A failed operation raises wherever its result is asked for. torch's own
+A failed operation raises wherever its result is requested. torch's own
 ``_create_work_from_future`` does not do that: its ``wait`` returns True.
 """
 
@@ -24,16 +24,16 @@ Tensors = Sequence[Any]
 
 _torch: Any = dist
 _Work: Any = _torch._Work
-"""Its annotations are not those of what torch calls."""
+"""Typed as Any, since torch's annotations do not match the methods that it calls."""
 
 
 class CallWork(_Work):  # type: ignore[misc]
-    """A collective.
+    """The work of a collective.
 
     Parameters
     ----------
     job
-        What is under way.
+        The call that is under way.
     tensors
         The tensors that it fills.
     """
@@ -43,19 +43,19 @@ class CallWork(_Work):  # type: ignore[misc]
         self._job, self._tensors = job, list(tensors)
 
     def is_completed(self) -> bool:
-        """Whether it has come to an end."""
+        """Whether the call has ended."""
         return self._job.done
 
     def is_success(self) -> bool:
-        """Whether it has come to a good end."""
+        """Whether the call has ended without an error."""
         return self._job.done and self._job.error is None
 
     def exception(self) -> BaseException | None:
-        """What went wrong, if anything did."""
+        """The error of the call; None if there is none."""
         return self._job.error
 
     def wait(self, timeout: timedelta = timedelta(0)) -> bool:
-        """Return when it is done; raises what went wrong."""
+        """Wait until the call is done; raises its error."""
         if not self._job.join(timeout.total_seconds() or None):
             raise RendezvousTimeoutError(f"A collective took over {timeout.total_seconds():g} s.")
         self._job.result()
@@ -65,36 +65,36 @@ class CallWork(_Work):  # type: ignore[misc]
         self.wait()
 
     def result(self) -> list[Any]:
-        """The tensors."""
+        """Wait for the call and return its tensors."""
         self.wait()
         return self._tensors
 
     def get_future(self) -> Any:
-        """A future of the tensors, which fails as the operation does."""
+        """A future of the tensors, which fails if the call fails."""
         begun: Any = torch.futures.Future()
 
         def outcome(_: Any) -> Any:
             self._job.result()
             return self._tensors
 
-        # An error that is set on a future is a value to torch's C++ code; one that a callback
-        # raises is an error.
+        # torch's C++ code takes an exception that is set on a future for a value; only one that a
+        # callback raises is an error.
         found = begun.then(outcome)
         self._job.then(lambda: begun.set_result(None))
         return found
 
 
 class MessageWork(_Work):  # type: ignore[misc]
-    """A message from rank to rank.
+    """The work of a message between two ranks.
 
     Parameters
     ----------
     group
-        Whose message it is.
+        The group that the message belongs to.
     operation
-        What is under way.
+        The send or receive that is under way.
     tensor
-        What is sent, or received into.
+        The tensor that is sent or received into.
     """
 
     def __init__(self, group: SharedGroup, operation: Send | ReceiveMessage, tensor: Any) -> None:
@@ -103,15 +103,15 @@ class MessageWork(_Work):  # type: ignore[misc]
         self._taken = False
 
     def is_completed(self) -> bool:
-        """Whether it is done by now."""
+        """Whether the message is done; advances it if not."""
         return self._group.test(self._operation)
 
     def is_success(self) -> bool:
-        """The same: one that failed raises."""
+        """Like `is_completed`, which raises the error of a failed message."""
         return self.is_completed()
 
     def wait(self, timeout: timedelta = timedelta(0)) -> bool:
-        """Return when it is done; raises what went wrong."""
+        """Wait until the message is done; raises its error."""
         self._group.wait(self._operation)
         self._take()
         return True
@@ -120,7 +120,7 @@ class MessageWork(_Work):  # type: ignore[misc]
         self.wait()
 
     def result(self) -> list[Any]:
-        """The tensor."""
+        """Wait for the message and return its tensor."""
         self.wait()
         return [self._tensor]
 
@@ -131,7 +131,7 @@ class MessageWork(_Work):  # type: ignore[misc]
     source_rank = _source_rank
 
     def get_future(self) -> Any:
-        """A future of the tensor, which is done when the message is."""
+        """A future of the tensor, which is done when the message is done."""
         begun: Any = torch.futures.Future()
 
         def outcome(_: Any) -> Any:
@@ -143,7 +143,7 @@ class MessageWork(_Work):  # type: ignore[misc]
         return found
 
     def _take(self) -> None:
-        """Put what was received where it belongs."""
+        """Copy a received message to its tensor."""
         if self._taken or not isinstance(self._operation, ReceiveMessage):
             return
         self._taken = True
@@ -164,13 +164,13 @@ class MessageWork(_Work):  # type: ignore[misc]
 
 
 def room(tensor: Any) -> memoryview:
-    """The memory of a tensor that is ``in_place``."""
+    """The memory of a tensor that is `in_place`."""
     array = bits(tensor)
     return array.view("u1").data if array.size else memoryview(bytearray())
 
 
 def done(tensors: Tensors, call: Callable[[], None]) -> CallWork:
-    """The work of a call that was made at once."""
+    """The work of a call that is made here and now."""
     job: Background[None] = Background(lambda _: call())
     job.run(None)  # type: ignore[arg-type]  # no communicator is needed
     job.end()

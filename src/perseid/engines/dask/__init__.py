@@ -1,4 +1,4 @@
-"""The engine of a Dask cluster that the user has: ranks as tasks of a `distributed.Client`."""
+"""The engine for a user's Dask cluster: ranks are tasks of a `distributed.Client`."""
 
 from perseid.engines.dask.dask_engine import DaskEngine
 

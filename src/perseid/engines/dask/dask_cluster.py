@@ -1,4 +1,4 @@
-"""A user's Dask cluster: found, compared with this process, and told to keep a run's model."""
+"""Connect to a user's Dask cluster, compare its version, and have it keep a run's model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def connected(address: str | None) -> Any:
     NotInstalledError
         Dask's `distributed` is missing.
     RunError
-        No scheduler answers there.
+        No scheduler answers at this address.
     """
     if not address:
         raise BadInputError(
@@ -38,7 +38,7 @@ def connected(address: str | None) -> Any:
 
 
 def refuse_other_versions(client: Any) -> None:
-    """Raise `RunError` if the cluster has no workers, or some with another perseid."""
+    """Raise `RunError` if the cluster has no workers, or some with another version of perseid."""
     found = client.run(version)
     if not found:
         raise RunError("the Dask cluster has no workers: start some, or scale it up")
@@ -54,8 +54,8 @@ def refuse_other_versions(client: Any) -> None:
 
 @contextmanager
 def kept_models(client: Any, run_id: str) -> Iterator[None]:
-    """Have the cluster's workers keep the run's model while the block lasts."""
-    # As Dask wants it: a kind of its own `WorkerPlugin`.
+    """Have the cluster's workers keep the run's model while the context is open."""
+    # Dask accepts only subclasses of its `WorkerPlugin`, which is imported here at the latest.
     kind = type("ModelKeeper", (ModelKeeper, _distributed().WorkerPlugin), {})
     keeper = kind(run_id)
     client.register_plugin(keeper)

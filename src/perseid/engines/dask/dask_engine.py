@@ -1,4 +1,4 @@
-"""Runs on a user's Dask cluster: the engine that submits them."""
+"""The engine that submits runs to a user's Dask cluster."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from perseid.pipeline.manifest import Manifest
 
 
 class DaskEngine(ClusterEngine):
-    """Runs ranks as tasks of a Dask cluster; the cluster is the user's, never one of ours.
+    """Runs ranks as tasks of the user's Dask cluster; perseid never starts a cluster itself.
 
-    Each task works on one or more ranks in a process of its own beside the Dask worker, so that a
-    crash or a limit ends a rank, not the worker; the next task goes on with that process, and the
-    model that it has loaded. Ranks merge through the store, since tasks start
-    when there is room. The run ends with this process.
+    Each task works on one or more ranks in a separate process beside the Dask worker, so that a
+    crash or a limit ends a rank but not the worker. The next task reuses that process with the
+    model that it has loaded. Ranks merge through the store, since tasks start when there is room.
+    The run ends with this process.
 
     Parameters
     ----------
     client
-        A `distributed.Client`; else one is made for `scheduler`.
+        A `distributed.Client`; by default, one is created for `scheduler`.
     scheduler
         Address of a scheduler, such as ``tcp://10.0.0.1:8786``.
     ranks_per_task
-        Ranks that one task works on, one after the other (default 1).
+        Number of ranks that one task works on, one after the other (default 1).
     threads, memory_mb, timeout, retries
-        Threads of a rank's process, memory (MB) and seconds that a rank may take, and attempts
-        after a failed one; default: as the run's request says.
+        Number of threads of a rank's process, memory (MB) and time (seconds) that a rank may take,
+        and attempts after a failed one. By default, the run's request decides.
     resources
-        Of Dask workers that a task needs, such as ``{"GPU": 1}``; see Dask's worker resources.
+        Dask worker resources that a task needs, such as ``{"GPU": 1}``.
     environment
-        Further variables of the ranks' processes.
+        Additional environment variables of the ranks' processes.
     command
-        The worker's program, for tests.
+        Command line of the worker program, for tests.
 
     Examples
     --------
@@ -74,12 +74,12 @@ class DaskEngine(ClusterEngine):
 
     @classmethod
     def configured(cls, settings: Mapping[str, object]) -> Self:
-        """With these of the keyword arguments."""
+        """Create the engine from those settings that are its keyword arguments."""
         return cls(**stated(settings, ("scheduler", "ranks_per_task", *LIMITS)))
 
     @property
     def client(self) -> Any:
-        """The `distributed.Client`.
+        """The `distributed.Client`, which is created when it is first needed.
 
         Raises
         ------
@@ -93,7 +93,7 @@ class DaskEngine(ClusterEngine):
         return self._given
 
     def check(self, manifest: Manifest) -> None:
-        """Refuse what no task can do, and workers with another perseid."""
+        """Refuse runs that no task can do, and workers with another version of perseid."""
         super().check(manifest)
         refuse_other_versions(self.client)
 
@@ -109,5 +109,5 @@ class DaskEngine(ClusterEngine):
         return DaskRun(self.client, manifest, blocks, former, options, self._resources)
 
     def attach(self, manifest: Manifest) -> AttachedRun:
-        """A run that another process of this machine works on, or worked on."""
+        """A handle of a run that another process works on, or worked on."""
         return AttachedRun(manifest)

@@ -1,4 +1,4 @@
-"""A run on a Dask cluster: its futures, seen together with the store."""
+"""The handle of a run on a Dask cluster, which is followed by its futures and in the store."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import read_records
 
 LOOK_SECONDS = 0.2
-"""Between two looks at the tasks."""
+"""Interval between two checks of the tasks, in seconds."""
 STOP_SECONDS = 30.0
-"""How long tasks may take to end their ranks when the run is stopped."""
+"""Seconds that tasks may take to end their ranks when the run is stopped."""
 RESULT_SECONDS = 10
-"""How long the report of a task that has ended may take to come."""
+"""Seconds that the report of an ended task may take to arrive."""
 
 
 class DaskRun(AttachedRun):
-    """The futures of a run, and the records that its ranks leave in the store."""
+    """The futures of a run, and the records that its ranks write to the store."""
 
     def __init__(
         self,
@@ -48,6 +48,8 @@ class DaskRun(AttachedRun):
         with ExitStack() as resources:
             resources.enter_context(Owner(self._store))
             resources.enter_context(kept_models(client, manifest.run_id))
+            # A random part in each key: Dask would answer a known key with the former result. No
+            # retries by Dask, since the ranks are retried within the task.
             self._futures = {
                 client.submit(
                     work_on_ranks, manifest.results_url, block,
@@ -62,18 +64,18 @@ class DaskRun(AttachedRun):
 
     @property
     def futures(self) -> Sequence[Any]:
-        """One a task, for `distributed.progress` and the like."""
+        """One future per task, for use with `distributed.progress` and similar functions."""
         return list(self._futures)
 
     @property
     def ended(self) -> bool:
-        """Whether no task waits or runs; of a stopped run, whether its tasks had time to end."""
+        """Whether no task waits or runs, or the time for tasks of a stopped run to end is over."""
         if self._stopped_at is not None and time.time() - self._stopped_at > STOP_SECONDS:
             return True
         return all(future.done() for future in self._futures)
 
     def poll(self) -> Sequence[Event]:
-        """New records in the store, and how many ranks stand where."""
+        """Events for new records in the store, and the number of ranks in each state."""
         events = super().poll()
         ranks = self._ranks()
         done = len(ranks & self.seen)
@@ -84,7 +86,7 @@ class DaskRun(AttachedRun):
         return (*events, count)
 
     def wait(self, report: Report, timeout: float | None = None) -> None:
-        """Until all tasks have ended; SIGINT and SIGTERM stop them meanwhile."""
+        """Wait until all tasks have ended; meanwhile, SIGINT and SIGTERM stop them."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with StopRequests() as stop:
             while True:
@@ -100,26 +102,28 @@ class DaskRun(AttachedRun):
                 time.sleep(LOOK_SECONDS)
 
     def stop(self) -> bool:
-        """End the ranks that are worked on and begin no other."""
+        """End the running ranks and cancel the waiting tasks."""
         if self.ended:
             return False
         self._stopped_at = time.time()
         waiting = [future for future in self._futures if future.status == "pending"]
+        # Dask cannot interrupt a running task, so the workers are told.
         self._client.run(stop_ranks, self._manifest.run_id)
         self._client.cancel(waiting)
         return True
 
     def leave(self) -> str:
-        """Nothing: a run of this engine ends with its process."""
+        """Do nothing: a run of this engine ends with its process."""
         return ""
 
     def report(self) -> EngineReport:
-        """What all tasks did, and why ranks have no record."""
+        """The report of all tasks, with a reason for each rank that has no record."""
         if not self.ended:
             raise RunError("the run has not ended: wait for it first")
         reports, lost = self._task_reports()
         records, _ = read_records(self._store, self._manifest)
         failures = {rank: text for one in reports for rank, text in one.failures.items()}
+        # A task that was lost may have completed some of its ranks first.
         failures = {r: text for r, text in {**lost, **failures}.items() if r not in records}
         ranks = self._ranks()
         stopped = self._stopped_at is not None
@@ -142,24 +146,25 @@ class DaskRun(AttachedRun):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop what still runs: the futures end with this process."""
+        """Stop the tasks that still run, since the futures end with this process."""
         with self._resources:
             if not self.ended:
                 with suppress(Exception):  # the cluster may be gone already
                     self.stop()
 
     def _ranks(self) -> set[int]:
-        """All that were submitted."""
+        """All ranks that were submitted."""
         return {rank for block in self._futures.values() for rank in block}
 
     def _task_reports(self) -> tuple[list[EngineReport], dict[int, str]]:
-        """The reports of the tasks, and by rank why the task of a rank has none."""
+        """The reports of the tasks and, by rank, why its task has no report."""
         reports: list[EngineReport] = []
         lost: dict[int, str] = {}
         for future, block in self._futures.items():
             try:
                 reports.append(EngineReport.from_json(future.result(timeout=RESULT_SECONDS)))
-            except Exception as error:  # of Dask, or of the task itself
+            # Errors of Dask or of the task itself, which may be of any class.
+            except Exception as error:
                 lost |= dict.fromkeys(block, _why(error))
         return reports, lost
 

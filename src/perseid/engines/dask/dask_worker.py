@@ -1,4 +1,4 @@
-"""What runs in a Dask worker: the task, the processes that it keeps, and how it is stopped."""
+"""Code that runs in a Dask worker: the task, the processes that it keeps, and its stop."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from perseid.pipeline.run_summary import EngineDocument
 from perseid.storage import Storage
 
 _kept: dict[str, KeptWorkers] = {}
-"""Processes with a loaded model, by run; `ModelKeeper` puts them here."""
+"""By run id, processes with a loaded model; `ModelKeeper` adds them."""
 _stops: dict[str, list[StopRequests]] = {}
-"""The blocks that work on each run, so that a stop reaches them."""
+"""By run id, the stop requests of the blocks at work, so that a stop reaches them."""
 
 
 def work_on_ranks(
@@ -28,9 +28,9 @@ def work_on_ranks(
     options: LocalOptions,
     allow_model_change: bool,
 ) -> EngineDocument:
-    """The task: some ranks of the run at this URL; the report as JSON.
+    """The task: work on some ranks of the run at this URL; return the report as JSON.
 
-    Dask calls it again elsewhere where the worker was lost: ranks that are done are left out.
+    If a worker is lost, Dask calls this again on another one; ranks that are done are skipped.
     """
     manifest = Manifest.load(Storage(url))
     manifest = with_current_model(manifest, allow_model_change=allow_model_change)
@@ -48,10 +48,10 @@ def work_on_ranks(
 
 
 class ModelKeeper:
-    """A plugin of Dask workers: the processes of a run stand by from task to task.
+    """A plugin of Dask workers that keeps the processes of a run alive between tasks.
 
-    Workers that come while the run lasts get it, too; the processes end with the run, or with
-    their Dask worker.
+    Workers that join during the run get it as well. The processes end with the run or with their
+    Dask worker.
     """
 
     def __init__(self, run_id: str) -> None:
@@ -59,22 +59,22 @@ class ModelKeeper:
         self.name = f"perseid-{run_id}"
 
     def setup(self, worker: object) -> None:
-        """Before the worker's first task."""
+        """Called by Dask before the worker's first task."""
         _kept[self._run_id] = KeptWorkers()
 
     def teardown(self, worker: object) -> None:
-        """When the run or the worker ends."""
+        """Called by Dask when the run or the worker ends."""
         kept = _kept.pop(self._run_id, None)
         if kept is not None:
             kept.close()
 
 
 def stop_ranks(run_id: str) -> None:
-    """End the ranks of a run that this worker works on."""
+    """Stop the ranks of a run that this Dask worker works on."""
     for stop in _stops.get(run_id, []):
         stop.count += 1
 
 
 def version() -> str:
-    """Version of perseid, to the minor number, in the process that this is called in."""
+    """Major and minor version of perseid in the calling process."""
     return ".".join(perseid.__version__.split(".")[:2])

@@ -1,4 +1,4 @@
-"""The engine of this machine: worker processes, and which rank each of them works on."""
+"""The engine for this machine: worker processes, and the assignment of ranks to them."""
 
 from perseid.engines.local.local_engine import LocalEngine
 

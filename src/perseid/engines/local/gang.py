@@ -1,7 +1,7 @@
-"""The collective merge of a local run: all its ranks in one communicator, after the map.
+"""The collective merge of a local run: all ranks join one communicator after the map.
 
-During the map only a few ranks run at a time. Their outputs lie on disks, so when the last rank is
-done, each worker process takes its share of the ranks into the communicator.
+During the map only a few ranks run at a time. Their outputs are on disk, so when the last rank is
+done, each worker process joins the communicator for its share of the ranks.
 """
 
 from __future__ import annotations
@@ -23,34 +23,35 @@ from perseid.pipeline.records import STORE
 from perseid.rendezvous import Config, EmbeddedServer, job_key
 
 MOST_RANKS = 128
-"""A larger run of `auto` merges from the store: on one machine its ranks would share a few cores,
-and each has a registration, some connections and two threads (docs/decisions.md)."""
+"""Maximum number of ranks that merge collectively with transport `auto`; larger runs merge from the
+store. On one machine the ranks would share a few cores, and each has a registration, some
+connections and two threads (docs/decisions.md)."""
 JOIN_SECONDS = 30.0
-"""Until all ranks must have come; they all start at once."""
+"""Seconds within which all ranks must join; they all start at the same time."""
 CALL_SECONDS = 60.0
-"""That one call waits for another rank."""
+"""Seconds that one call waits for another rank."""
 RANK_SECONDS = 0.1
-"""More of both for each rank: they share a machine's few cores with whatever else runs there."""
+"""Seconds added to both for each rank, since the ranks share a few cores with other programs."""
 SPARE_SECONDS = 60.0
-"""Beyond both, for scoring and writing: a worker that has not answered by then is ended."""
+"""Seconds beyond both for scoring and writing; a worker that has not answered by then is ended."""
 POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class CollectiveOutcome:
-    """How a collective merge went, as the driver saw it."""
+    """The outcome of a collective merge, as seen by the driver."""
 
     note: str = ""
-    """Why the ranks' statistics go through the store; empty if they need not."""
+    """Reason why the ranks' statistics go through the store; empty if the merge succeeded."""
     seconds: float = 0.0
     lost: tuple[WorkerProcess, ...] = ()
-    """Workers that died, or did not answer."""
+    """Workers that died or did not answer."""
     stopped: bool = False
-    """The user stopped it before it was over."""
+    """Whether the user stopped the merge before its end."""
 
 
 def skip_reason(items: Sequence[WorkItem], done: int) -> str | None:
-    """Why these ranks do not merge collectively; empty: not asked for; None: they do."""
+    """Why these ranks do not merge collectively; empty if not requested; None if they do."""
     first = items[0]
     if first.transport == STORE or first.options.script is not None:
         return ""
@@ -70,7 +71,7 @@ def skip_reason(items: Sequence[WorkItem], done: int) -> str | None:
 
 @dataclass
 class _Assignment:
-    """A worker's share of the ranks, and how their merge went."""
+    """Each worker's share of the ranks, and the state of its merge."""
 
     ranks: dict[WorkerProcess, list[int]]
     waiting: set[WorkerProcess] = field(default_factory=set)
@@ -85,11 +86,12 @@ class Gang:
     Parameters
     ----------
     processes
-        Workers that have nothing else to do; at least one.
+        Idle workers, at least one.
     items
-        One a rank.
+        Work items, one per rank.
     who
-        Which process worked on a rank, as far as it is alive: it has the rank's objects at hand.
+        By rank, the process that worked on it, which still has the rank's objects. Processes that
+        have ended may be among them.
     """
 
     def __init__(
@@ -103,8 +105,8 @@ class Gang:
         for rank in self._items:
             process = who.get(rank)
             if process not in shares:
-                # Its process is gone; the one with the fewest ranks reads its objects from the
-                # store.
+                # The rank's process has ended, so the worker with the fewest ranks reads the
+                # objects from the store.
                 process = min(shares, key=lambda one: len(shares[one]))
             shares[process].append(rank)
         self._assigned = _Assignment({one: ranks for one, ranks in shares.items() if ranks})
@@ -112,9 +114,9 @@ class Gang:
     def merge(self, stop: StopRequests) -> CollectiveOutcome:
         """Run the merge. Returns within the deadlines, or soon after the user stops it."""
         began = time.monotonic()
-        # What concerns all ranks (run, transport, time-outs) is the same in each item.
+        # Run, transport and time-outs are the same in each item.
         first = next(iter(self._items.values()))
-        secret = secrets.token_bytes(32)  # of this run alone; it never leaves this process
+        secret = secrets.token_bytes(32)  # for this run only; it never leaves this process
         config = Config(host="127.0.0.1", port=0, http_port=None, tcpunch=False, secret=secret)
         try:
             with EmbeddedServer(config) as server:
@@ -139,11 +141,12 @@ class Gang:
             try:
                 process.channel.send(MergeAssignment(settings, items))
                 self._assigned.waiting.add(process)
-            except OSError:
+            except OSError:  # the worker has died since its last rank
                 self._assigned.lost.append(process)
 
     def _listen(self, stop: StopRequests) -> None:
         assigned = self._assigned
+        # The workers' own deadlines come first, so that their notes say what went wrong.
         both = JOIN_SECONDS + CALL_SECONDS + 2 * RANK_SECONDS * len(self._items)
         deadline = time.monotonic() + both + SPARE_SECONDS
         with selectors.DefaultSelector() as selector:
@@ -155,11 +158,12 @@ class Gang:
                     if key.data not in assigned.waiting:
                         selector.unregister(key.fileobj)
                 for process in assigned.waiting:
-                    process.output.read()  # a full pipe would stop it
+                    process.output.read()  # a full pipe would block the worker
 
     def _hear(self, process: WorkerProcess) -> None:
         assigned = self._assigned
         messages: list[Message] = []
+        # An invalid message has no answer in it: the deadline ends this worker.
         with contextlib.suppress(RunError):
             messages = process.channel.drain()
         for message in messages:
@@ -179,4 +183,5 @@ class Gang:
             return f"the process of rank {named} was lost during the collective merge"
         if late:
             return f"{len(late)} ranks did not finish the collective merge in time"
+        # One reason is enough: what breaks a collective reaches all of its ranks.
         return next((note for note in assigned.notes.values() if note), "")

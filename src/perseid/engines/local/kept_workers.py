@@ -1,4 +1,4 @@
-"""Worker processes that stand by between the blocks of a run, with the model that they loaded."""
+"""Worker processes that stay alive between the blocks of a run, with the model they loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from perseid.engines.local.slots import Slot
 
 @dataclass(frozen=True)
 class WorkerKind:
-    """What a process was started for: it may only go on with the same."""
+    """What a process was started for; it is reused only for work of the same kind."""
 
     run_id: str
     command: tuple[str, ...]
@@ -22,9 +22,9 @@ class WorkerKind:
 
 
 class KeptWorkers:
-    """Idle processes, taken by one block after the other; safe in several threads.
+    """Idle processes that successive blocks take and return; safe to use from several threads.
 
-    `close` ends them; so does the end of this process.
+    `close` ends the processes, and so does the end of this process.
     """
 
     def __init__(self) -> None:
@@ -32,23 +32,23 @@ class KeptWorkers:
         self._idle: list[tuple[WorkerKind, Slot]] = []
         self._resources = ExitStack()
         self.reaper = self._resources.enter_context(Reaper())
-        """Ends the processes when this one is gone."""
+        """Ends the worker processes if this process dies."""
 
     def take(self, kind: WorkerKind) -> Slot | None:
-        """A ready process of this kind that is alive; None if there is none."""
+        """Take a ready, living process of this kind; return None if there is none."""
         while (slot := self._pop(kind)) is not None:
             if slot.process.exit_status() is None:
                 return slot
-            slot.process.end()
+            slot.process.end()  # died while idle: collect it and close its files
         return None
 
     def give(self, kind: WorkerKind, slots: Sequence[Slot]) -> None:
-        """Keep these, which are ready and have nothing to do."""
+        """Keep these processes, which are ready and idle."""
         with self._lock:
             self._idle += [(kind, slot) for slot in slots]
 
     def close(self) -> None:
-        """End all that are idle."""
+        """End all idle processes."""
         with self._lock, self._resources:
             for _, slot in self._idle:
                 slot.process.end()

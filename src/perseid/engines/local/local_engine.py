@@ -1,4 +1,4 @@
-"""The engine of one machine: ranks as processes, more ranks than cores allowed."""
+"""The engine for this machine: ranks run in worker processes, and may outnumber the cores."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from perseid.pipeline.request import RunRequest
 from perseid.storage import Location, Storage
 
 LIMITS = ("workers", "threads", "memory_mb", "timeout", "retries")
-"""Keyword arguments of the engine that are keys of a request, too."""
+"""Keyword arguments of the engine that are also keys of a request."""
 
 
 class LocalEngine:
-    """Runs ranks in worker processes of this machine.
+    """Runs ranks in worker processes on this machine.
 
-    A worker is used again for later ranks (warm), as Lambda uses its environments. Workers end
-    with this process, however that ends. Whatever is not given here is as a run's own request says.
+    A worker is reused for later ranks (warm), as Lambda reuses its environments. Workers end with
+    this process, however it ends. Settings that are not given here come from the run's request.
 
     Parameters
     ----------
     options
-        Everything about its workers, in place of the other arguments.
+        All options of the workers, in place of the other arguments.
     workers
-        Processes at once; default: as many as there are cores.
+        Number of processes at once; by default, the number of cores.
     threads
-        Threads a worker computes with; default 1.
+        Number of threads that each worker computes with; default 1.
     memory_mb
-        Memory that a rank may take, MB.
+        Memory limit of a rank, in MB.
     timeout
-        Seconds that a rank may take.
+        Time limit of a rank, in seconds.
     retries
-        Attempts after a failed one.
+        Number of further attempts after a failed one.
 
     Examples
     --------
@@ -71,12 +71,12 @@ class LocalEngine:
 
     @classmethod
     def configured(cls, settings: Mapping[str, object]) -> Self:
-        """With these of the keyword arguments."""
+        """Create the engine from those settings that are its keyword arguments."""
         return cls(**stated(settings, LIMITS))
 
     @property
     def capabilities(self) -> Capabilities:
-        """Gang scheduling, since all ranks merge together; the run ends with this process."""
+        """Capabilities: all ranks can run at once, and the run ends with this process."""
         options = self._options or LocalOptions()
         memory = self._options.memory_mb if self._options else self._limits.get("memory_mb")
         return Capabilities(
@@ -89,18 +89,18 @@ class LocalEngine:
         )
 
     def default_results(self, data: str) -> str:
-        """``runs/<the data's name>-<now>`` in the current folder."""
+        """``runs/<name of the data>-<time>`` in the current folder."""
         name = Location.parse(data).name or "run"
         return str(Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}")
 
     def prepare(self, request: RunRequest) -> RunRequest:
-        """Ranks talk to each other where they can, unless the request says otherwise."""
+        """Set transport ``auto`` unless the request states one: ranks communicate if they can."""
         if "transport" in request.model_fields_set:
             return request
         return request.model_copy(update={"transport": "auto"})
 
     def check(self, manifest: Manifest) -> None:
-        """Refuse memory that no rank can work with, and ranks that must run at once and cannot."""
+        """Refuse a memory limit too small for any rank, or for ranks that must run at once."""
         need_linux("a run on this machine")
         from perseid.engines.local.script_gang import refuse_without_memory
 
@@ -113,7 +113,7 @@ class LocalEngine:
         refuse_small_memory(manifest.item(0), options.threads, options.memory_mb)
 
     def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> RunHandle:
-        """Begin; the ranks get on while the handle is polled or waited for."""
+        """Begin; the ranks make progress while the handle is polled or waited for."""
         from perseid.engines.local.local_run import LocalRun
 
         wanted = range(manifest.world_size) if ranks is None else ranks
@@ -124,15 +124,15 @@ class LocalEngine:
         if self._options is not None:
             return self._options
         given = {**manifest.request, **self._limits}
-        # A limit that somebody chose is kept.
+        # A limit that the user chose is never raised.
         return replace(options_of(RunRequest.parse(given)), more_memory="memory_mb" not in given)
 
     def locate(self, name: str) -> str:
-        """Runs of this machine have no other name than their place."""
+        """Always raises: a run on this machine has no name other than its location."""
         raise NotFoundError(
             f"there is no run {name} here: no {Storage(name).where(layout.MANIFEST)}"
         )
 
     def attach(self, manifest: Manifest) -> AttachedRun:
-        """A run that another process of this machine works on, or worked on."""
+        """A handle of a run that another process works on, or worked on."""
         return AttachedRun(manifest)

@@ -33,14 +33,14 @@ from perseid.pipeline.items import WorkItem
 from perseid.storage import Storage
 
 POLL_SECONDS = 0.05
-"""How often memory and deadlines are looked at, with a few workers."""
+"""Interval between checks of memory and deadlines, in seconds, with few workers."""
 POLL_A_WORKER = 0.003
-"""With many processes. Checking one takes about 0.2 ms, so all checks together never take a tenth
-of a core."""
+"""Interval per worker, in seconds, with many workers. A check takes about 0.2 ms, so all checks
+together take less than a tenth of a core."""
 GRACE_SECONDS = 2.0
-"""How long workers may take to end after Ctrl-C before they are killed."""
+"""Seconds that workers may take to end after Ctrl-C before they are killed."""
 MAX_FAILED_STARTS = 6
-"""After so many failed starts, and no good one, no further worker is started."""
+"""Number of failed starts, without a successful one, after which no worker is started."""
 
 
 class LocalMap:
@@ -49,15 +49,15 @@ class LocalMap:
     Parameters
     ----------
     items
-        Of one run; at least one.
+        Work items of one run, at least one.
     options
-        Limits, retries, the worker's program.
+        Limits, retries and the program of the workers.
     reaper
-        Kills the workers when this process is gone.
+        Kills the workers if this process dies.
     report
         Called with each event, in this thread.
     kept
-        Processes that stand by; those that are idle at the end go back to them.
+        Idle processes to reuse; workers that are idle at the end are returned to it.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class LocalMap:
         self._ever_ready = False
         self._failed_starts = 0
         self._who: dict[int, WorkerProcess] = {}
-        """The process that worked on each rank."""
+        """By rank, the process that completed it."""
         self._began = time.monotonic()
         self._resources = contextlib.ExitStack()
         self._resources.enter_context(self._logs)
@@ -92,7 +92,7 @@ class LocalMap:
 
     @property
     def finished(self) -> bool:
-        """Whether every rank is done, or has failed for good."""
+        """Whether every rank is done or has finally failed."""
         return self._schedule.finished
 
     def conclude(self, stop: StopRequests) -> EngineReport:
@@ -118,14 +118,14 @@ class LocalMap:
         )
 
     def close(self, stop: StopRequests) -> None:
-        """End every worker and write the logs to their end."""
+        """End every worker and finish writing the logs."""
         with self._resources:
             self._end_all(stop)
             if stop.count:
                 self._logs.hurry(GRACE_SECONDS)
 
     def _merge(self, stop: StopRequests) -> CollectiveOutcome:
-        """Run the collective merge, if this run has one."""
+        """Run the collective merge, unless there is a reason to skip it."""
         items = list(self._items.values())
         note = skip_reason(items, len(self._schedule.done))
         idle = [slot.process for slot in self._pool if slot.job is None]
@@ -141,7 +141,7 @@ class LocalMap:
         return merged
 
     def turn(self) -> None:
-        """Assign waiting ranks, and handle what arrives within `POLL_SECONDS`."""
+        """Assign waiting ranks, then handle messages that arrive within `POLL_SECONDS`."""
         self._assign()
         self._pool.listen(POLL_SECONDS)
         now = time.monotonic()
@@ -150,7 +150,7 @@ class LocalMap:
             for slot in self._pool:
                 self._check(slot)
 
-    # who works on what
+    # Assigning ranks to workers.
 
     def _assign(self) -> None:
         while self._schedule.ready(time.monotonic()) and self._pool.has_room:
@@ -181,7 +181,7 @@ class LocalMap:
         output = slot.process.output.take()
         self._logs.add(job.rank, start_lines(job.request_id, cold=job.cold, output=output))
         job.begun = time.monotonic()
-        # What the process holds already, the model above all, counts for the attempt, too.
+        # Memory that the process already holds, mainly the model, counts toward the attempt.
         job.peak_mb = max(job.peak_mb, slot.process.resident())
         if not job.cold:
             job.started_epoch = time.time()
@@ -190,7 +190,7 @@ class LocalMap:
         except OSError:
             self._lost(slot)
 
-    # what workers say
+    # Handling the messages of workers.
 
     def _hear(self, slot: Slot) -> None:
         if slot not in self._pool:
@@ -198,14 +198,14 @@ class LocalMap:
         try:
             messages = slot.process.channel.drain()
         except RunError as error:
-            # What it sends is not a message of ours: the process cannot be trusted with another
-            # rank.
+            # The process sent something that is no valid message, so it is not trusted with
+            # another rank.
             self._finish(slot, Ending.RAISED, str(error), keep=False)
             return
         for message in messages:
             if slot in self._pool and slot.job is not None:
                 self._follow(slot, slot.job, message)
-        # Messages first: a worker may say what went wrong and exit at once.
+        # Messages first: a worker may report an error and exit at once.
         if slot in self._pool and slot.process.channel.ended:
             self._lost(slot)
 
@@ -234,19 +234,19 @@ class LocalMap:
     def _memory_note(self, job: RunningAttempt) -> str:
         limit = self._memory.of(job.rank)
         if job.peak_mb > limit:
-            # Between two looks; the record is written and right, so it counts.
+            # The peak fell between two checks. The record is complete and correct, so it counts.
             return f"it peaked at {job.peak_mb:.0f} MB, above its {limit} MB: Lambda would end it"
         return ""
 
-    # what goes wrong
+    # Detecting failures.
 
     def _check(self, slot: Slot) -> None:
-        """Memory, deadlines, and whether the process is there at all."""
+        """Check the memory and deadlines of a worker, and whether it is alive at all."""
         if slot not in self._pool:
             return
         job, options = slot.job, self._options
         if slot.process.exit_status() is not None:
-            self._hear(slot)  # its last words may not have been read
+            self._hear(slot)  # its last messages may not have been read
             if slot in self._pool:
                 self._lost(slot)
         elif job is not None:
@@ -264,18 +264,18 @@ class LocalMap:
                 self._too_late(slot, job, f"it was not done within {options.timeout:g} s")
 
     def _too_late(self, slot: Slot, job: RunningAttempt, text: str) -> None:
-        # Taken now: waiting for the traceback must not count as work.
+        # Set before waiting for the traceback, which must not count as work.
         job.over = time.monotonic()
         slot.process.dump()
         self._finish(slot, Ending.TIMED_OUT, text, keep=False)
 
     def _lost(self, slot: Slot) -> None:
-        """The process has ended, or closed its connection."""
+        """Handle a process that has ended or closed its connection."""
         deadline = time.monotonic() + 1.0
-        # The socket closes a moment before the process can be waited for.
+        # The socket closes shortly before the exit status becomes available.
         while (status := slot.process.exit_status()) is None and time.monotonic() < deadline:
             time.sleep(0.001)
-        # Idle when it ended: no attempt is lost with it.
+        # It was idle when it ended, so no attempt is lost.
         if slot.job is None:
             self._pool.drop(slot)
             return
@@ -290,7 +290,7 @@ class LocalMap:
         )  # fmt: skip
         self._note_end(attempt, start_lines(job.request_id, cold=True))
 
-    # ends
+    # Recording how attempts end.
 
     def _finish(
         self,
@@ -307,7 +307,7 @@ class LocalMap:
         attempt = self._measure(slot, job, ending, message, work_seconds, rows)
         if ending is Ending.OUT_OF_MEMORY:
             self._memory.ran_out(job.rank)
-        # What it printed before the item came stands before START, so it is in the log already.
+        # The output from before the assignment precedes START, so it is already in the log.
         head = start_lines(job.request_id, cold=job.cold) if job.begun is None else ""
         output = slot.process.output.take()
         slot.job = None
@@ -316,16 +316,16 @@ class LocalMap:
         self._note_end(attempt, head, output)
         if ending is Ending.DONE:
             self._who[job.rank] = slot.process
-            # The first attempt that succeeds wins; the other would write the same results again.
+            # The first successful attempt wins; another would only write the same results again.
             self._stop_rivals(job.rank)
-        # If no worker ever became ready, the fault is not a rank's: a broken model or installation.
+        # If no worker ever became ready, the model or installation is broken, not a rank.
         elif job.begun is None and ending is not Ending.STOPPED and not self._ever_ready:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
                 self.leave_waiting(message)
 
     def leave_waiting(self, message: str) -> None:
-        """Fail the ranks that wait, with this sentence; those that are worked on go on."""
+        """Fail the waiting ranks with this message; running attempts continue."""
         for event in self._schedule.give_up(message):
             self._report(event)
 
@@ -368,7 +368,7 @@ class LocalMap:
             self._end_talks(rank)
 
     def _end_talks(self, lost: int) -> None:
-        """A rank has finally failed: stop those that would wait for its messages forever."""
+        """Stop the other ranks of a failed one: they would wait for its messages forever."""
         message = f"rank {lost}, which it talks to, failed: {self._schedule.failed[lost]}"
         for slot in list(self._pool):
             if slot.job is not None:
@@ -383,7 +383,7 @@ class LocalMap:
                 self._finish(slot, Ending.STOPPED, "another attempt was faster", keep=False)
 
     def _end_all(self, stop: StopRequests) -> None:
-        """End every worker; gently where they work, unless the user asked twice."""
+        """End every worker, with SIGTERM first if it is busy, unless the user asked twice."""
         busy = [slot for slot in self._pool if slot.job is not None]
         for slot in busy:
             slot.process.terminate()

@@ -1,4 +1,4 @@
-"""How the local engine treats its workers."""
+"""Options of the local engine for its workers."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from perseid.pipeline.request import RunRequest
 
 @dataclass(frozen=True)
 class LocalOptions:
-    """How the local engine treats its workers."""
+    """Options of the local engine for its workers."""
 
     workers: int | None = None
-    """Processes at once; None: as many as this process has cores for `threads` threads each."""
+    """Number of processes at once; None for as many as the cores allow with `threads` each."""
     threads: int = 1
-    """Threads a worker computes with."""
+    """Number of threads that each worker computes with."""
     memory_mb: int = 1769
-    """Resident memory that a rank may take, MiB; a rank above it is ended (1,769 MB is the memory
-    that Lambda gives one vCPU with)."""
+    """Limit of a rank's resident memory, in MiB; a rank that exceeds it is ended. With 1,769 MB,
+    Lambda provides one vCPU."""
     timeout: float = 900.0
-    """Seconds that a rank may work; Lambda's longest."""
+    """Time limit of an attempt, in seconds; the default is the maximum of Lambda."""
     init_timeout: float = 120.0
-    """Seconds from a process' start until it is ready."""
+    """Time limit for a process to become ready, in seconds from its start."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     """When a failed rank is tried again."""
     more_memory: bool = False
-    """Whether a rank that took more than `memory_mb` may have twice as much at its next attempt, as
-    far as the machine has it."""
+    """Whether a rank that exceeded its limit may take twice as much at its next attempt, if the
+    machine has that much available."""
     second_attempts: bool = True
-    """Whether an idle worker doubles a straggler (`perseid.engines.retry.is_straggler`)."""
+    """Whether an idle worker starts a second attempt at a straggler
+    (`perseid.engines.retry.is_straggler`)."""
     command: Sequence[str] = WORKER
-    """The worker's program: one that calls `perseid.engines.worker_program.main`."""
+    """Command line of the worker program, which calls `perseid.engines.worker_program.main`."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Further variables of the workers and of the scripts that they start."""
+    """Additional environment variables of the workers and of the scripts that they start."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "threads", "memory_mb", "timeout", "init_timeout"):
@@ -48,17 +49,17 @@ class LocalOptions:
 
     @property
     def concurrency(self) -> int:
-        """How many workers run at once."""
+        """Number of workers that run at once."""
         return self.workers or max(1, cores() // self.threads)
 
 
 def cores() -> int:
-    """Cores that this process may use, by its affinity and its control group's quota."""
+    """Number of cores that this process may use, from its affinity and its cgroup's quota."""
     return usable_threads()
 
 
 def options_of(request: RunRequest) -> LocalOptions:
-    """The local engine's options as a request says them."""
+    """The options of the local engine that a request states."""
     return LocalOptions(
         workers=request.workers,
         threads=request.threads or 1,

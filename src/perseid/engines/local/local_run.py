@@ -1,4 +1,4 @@
-"""The ranks of a run in worker processes of this machine, as the handle of a run."""
+"""The handle of a run whose ranks work in processes of this machine."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class LocalRun:
     Parameters
     ----------
     items
-        Of one run.
+        Work items of one run; empty if no rank is missing.
     options
-        Limits, retries, the worker's program.
+        Limits, retries and the program of the workers.
     manifest
-        Of the run.
+        The manifest of the run.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class LocalRun:
             reaper = resources.enter_context(Reaper())
             self._map: LocalMap | None = None
             if items:
+                # Looked up at each event, since `wait` replaces `_tell` for its duration.
                 tell: Report = lambda event: self._tell(event)  # noqa: E731
                 options = resources.enter_context(around_scripts(items, options, tell))
                 self._map = LocalMap(items, options, reaper, tell)
@@ -65,7 +66,7 @@ class LocalRun:
         return self._report is not None
 
     def poll(self) -> Sequence[Event]:
-        """Work for a moment; when the last rank is done, run the collective merge to its end."""
+        """Advance the run briefly; once no rank is left, run the collective merge to its end."""
         if self._report is None and self._map is not None:
             if self._stop.count or self._map.finished:
                 self._report = self._map.conclude(self._stop)
@@ -76,14 +77,14 @@ class LocalRun:
         return events
 
     def wait(self, report: Report, timeout: float | None = None) -> None:
-        """Until the ranks have ended; SIGINT and SIGTERM stop them meanwhile."""
+        """Wait until the ranks have ended; meanwhile, SIGINT and SIGTERM stop them."""
         deadline = None if timeout is None else time.monotonic() + timeout
         for event in self._kept:
             report(event)
         self._kept.clear()
-        self._tell = report  # at once, also while `poll` waits for the collective merge
+        self._tell = report  # events are reported immediately, even during the collective merge
         try:
-            # Signals are only counted here. The loop looks at the count between two steps, so that
+            # Signals are only counted here. The loop checks the count between two steps, so that
             # no step is interrupted halfway.
             with self._stop:
                 while not self.ended:
@@ -94,22 +95,22 @@ class LocalRun:
             self._tell = self._kept.append
 
     def stop(self) -> bool:
-        """End the workers at the next poll; called twice, without giving them time."""
+        """End the workers at the next poll; a second call ends them without a grace period."""
         self._stop.count += 1
         return not self.ended
 
     def leave(self) -> str:
-        """Nothing: a run of this engine ends with its process."""
+        """Do nothing: a run of this engine ends with its process."""
         return ""
 
     def report(self) -> EngineReport:
-        """Every attempt, and the sentence of each rank that failed."""
+        """The report on every attempt, with a message for each failed rank."""
         if self._report is None:
             raise RunError("the run has not ended: wait for it first")
         return self._report
 
     def logs(self, rank: int | None = None, *, follow: bool = False) -> Iterator[tuple[int, str]]:
-        """What the ranks logged so far."""
+        """Yield (rank, line) of what the ranks have logged."""
         return self._attached.logs(rank, follow=follow)
 
     def __enter__(self) -> Self:

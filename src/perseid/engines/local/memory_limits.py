@@ -1,4 +1,4 @@
-"""How much memory each rank may take: more, after it ran out of it."""
+"""The memory limit of each rank, which may be raised after the rank ran out of memory."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from perseid.engines.memory import available
 
 @dataclass
 class MemoryLimits:
-    """The limits of one run's ranks."""
+    """The memory limits of the ranks of one run."""
 
     usual_mb: int
     raised: bool
-    """Whether a rank that took more may have twice as much at its next attempt."""
+    """Whether a rank that exceeded its limit may take twice as much at its next attempt."""
     _of_rank: dict[int, int] = field(default_factory=dict)
 
     def of(self, rank: int) -> int:
-        """MB that the rank may take now."""
+        """Current memory limit of the rank, in MB."""
         return self._of_rank.get(rank, self.usual_mb)
 
     def ran_out(self, rank: int) -> None:
-        """Let the rank have twice as much, where that is wanted and the machine has it."""
+        """Double the limit of the rank, if that is enabled and the machine has the memory."""
         more = 2 * self.of(rank)
         if self.raised and more <= available():
             self._of_rank[rank] = more

@@ -1,4 +1,4 @@
-"""Worker processes: started, listened to, and ended with everything that they started."""
+"""Worker processes: start them, read their output, and end them with all their children."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from perseid.engines.worker_messages import WorkerSetup
 from perseid.errors import RunError
 
 OUTPUT_LIMIT = 1024 * 1024
-"""Bytes of a rank's output that its log keeps; what comes after is counted and dropped."""
+"""Maximum output of an attempt that its log keeps, in bytes; the rest is counted and dropped."""
 
 DUMP_SECONDS = 0.5
-"""How long a hung worker may take to write its traceback before it is killed."""
+"""Seconds that a hung worker may take to write its traceback before it is killed."""
 
 KILL_SECONDS = 30.0
-"""How long the kernel may take to end a killed process."""
+"""Seconds that the kernel may take to end a killed process."""
 
 
 class Reaper:
     """A process that cleans up if this one dies. See `perseid.engines.local.reaper`.
 
-    Raises `RunError` where there is no place for temporary files.
+    Raises `RunError` if no temporary folder can be created.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Reaper:
         )
 
     def add(self, group: int) -> None:
-        """From now on the group dies with this process."""
+        """Have a process group killed if this process dies."""
         self._tell(f"+{group}\n")
 
     def remove(self, group: int) -> None:
@@ -90,18 +90,19 @@ class Reaper:
 
     def _tell(self, line: str) -> None:
         assert self._process.stdin is not None
-        # A reaper that somebody killed is no reason to lose a run: the workers still have the
-        # parent-death signal.
+        # If the reaper was killed, the run goes on: the workers still have the parent-death
+        # signal.
         with contextlib.suppress(OSError):
             self._process.stdin.write(line.encode())
             self._process.stdin.flush()
 
 
 class Output:
-    """What a worker printed, up to a limit."""
+    """The output of a worker, up to a limit."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        # The event loop must not wait for a worker that prints nothing.
         os.set_blocking(descriptor, False)
         self._text = bytearray()
         self._dropped = 0
@@ -112,7 +113,7 @@ class Output:
         return self._descriptor
 
     def read(self) -> None:
-        """Take what has arrived, without waiting."""
+        """Read the output that has arrived, without waiting."""
         while not self.ended:
             try:
                 data = os.read(self._descriptor, 65536)
@@ -121,10 +122,11 @@ class Output:
             self.ended = not data
             room = OUTPUT_LIMIT - len(self._text)
             self._text += data[:room]
+            # Output beyond the limit is still read, since a full pipe would block the worker.
             self._dropped += max(0, len(data) - room)
 
     def take(self) -> str:
-        """Everything since the last call, ending with a newline where there is anything."""
+        """Return the output since the last call; unless empty, it ends with a newline."""
         self.read()
         text = self._text.decode("utf-8", "replace")
         if text and not text.endswith("\n"):
@@ -144,11 +146,11 @@ class WorkerProcess:
     Parameters
     ----------
     command
-        The program with its arguments; the socket's number and our process id are appended.
+        The program and its arguments; the number of the socket and our process id are appended.
     setup
-        The first message, made of the time of its start (seconds since the epoch).
+        Makes the first message from the time of the start, in seconds since the epoch.
     reaper
-        Told of the process' group.
+        Learns of the process group, to kill it if this process dies.
     environment
         The worker's environment variables.
     """
@@ -161,7 +163,7 @@ class WorkerProcess:
         environment: dict[str, str],
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=reaper.folder))
-        # A socket and not pipes: the worker's standard streams belong to what it runs.
+        # A socket, since the worker's standard streams belong to the code that it runs.
         ours, theirs = socket.socketpair()
         self.started = time.monotonic()
         self.started_epoch = time.time()
@@ -172,7 +174,7 @@ class WorkerProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # its group: the worker and all that it starts
+                start_new_session=True,  # one process group for the worker and its children
                 env={**environment, "TMPDIR": str(self._folder)},
             )
         except OSError:
@@ -185,18 +187,18 @@ class WorkerProcess:
         reaper.add(self.pid)
         self.channel = MessageStream(ours)
         assert self._process.stdout is not None
-        # A duplicate of our own: Popen would close its file whenever the object is collected.
+        # Our own duplicate: Popen closes its file when the object is garbage-collected.
         self.output = Output(os.dup(self._process.stdout.fileno()))
         self._process.stdout.close()
-        with contextlib.suppress(OSError):  # it is gone already: that is seen and named later
+        # If the worker has already ended, the caller finds out by its exit status.
+        with contextlib.suppress(OSError):
             self.channel.send(setup(self.started_epoch))
 
     def exit_status(self) -> int | None:
-        """As `subprocess.Popen.returncode`; None while it runs. Leaves the zombie for `end`."""
+        """Like `subprocess.Popen.returncode`, None while running; leaves the zombie for `end`."""
         if self._process.returncode is not None:
             return self._process.returncode
-        # WNOWAIT: the process stays a zombie, so its number cannot be given to another one
-        # meanwhile.
+        # WNOWAIT keeps the process a zombie, so that its number cannot be reused meanwhile.
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
         state = os.waitid(os.P_PID, self.pid, flags)
         if state is None:
@@ -204,7 +206,7 @@ class WorkerProcess:
         return state.si_status if state.si_code == os.CLD_EXITED else -state.si_status
 
     def resident(self) -> float:
-        """Resident memory of the worker and its children now, MiB."""
+        """Current resident memory of the worker and its descendants, in MiB."""
         return memory.resident_tree(self.pid)
 
     def dump(self) -> None:
@@ -218,14 +220,14 @@ class WorkerProcess:
         self.output.read()
 
     def terminate(self) -> None:
-        """Ask the whole group to end."""
+        """Send SIGTERM to the whole group."""
         self._signal_group(signal.SIGTERM)
 
     def end(self) -> int:
-        """Kill the whole group, collect the process, close everything; the exit status."""
+        """Kill the whole group, collect the process, close its files; return the exit status."""
         if self._process.returncode is None:
-            # The group is signaled while its leader is at least a zombie: until it is collected,
-            # no other process can have its number.
+            # The group is signaled before its leader is collected: until then, no other process
+            # can have its number.
             self._signal_group(signal.SIGKILL)
             try:
                 self._process.wait(timeout=KILL_SECONDS)
@@ -237,7 +239,7 @@ class WorkerProcess:
             self._reaper.remove(self.pid)
             self.channel.close()
             self.output.close()
-            shutil.rmtree(self._folder, ignore_errors=True)  # what a killed one left
+            shutil.rmtree(self._folder, ignore_errors=True)  # a killed worker leaves files
         return int(self._process.returncode or 0)
 
     def _signal_group(self, number: signal.Signals) -> None:

@@ -1,4 +1,4 @@
-"""The logs of a run's ranks, kept in the store while the run goes on."""
+"""The logs of the ranks of a run, written to the store while the run goes on."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from perseid.storage import Storage
 
 
 class RankLogs:
-    """The logs of a run's ranks: text is added here and written to the store by a thread.
+    """The logs of the ranks of a run; a thread writes the added text to the store.
 
-    The driver never waits for the store: a slow or failing one costs logs, not the run. A context
-    manager; leaving it writes what is left, for at most `flush_seconds`.
+    The driver never waits for the store: if it is slow or fails, logs are lost but not the run.
+    This is a context manager; leaving it writes the rest, for at most `flush_seconds`.
     """
 
     def __init__(self, store: Storage, *, flush_seconds: float = 20.0) -> None:
@@ -25,12 +25,13 @@ class RankLogs:
         self._texts: dict[int, str] = {}
         self._queue: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
         self._flush_seconds = flush_seconds
+        # A daemon thread: a store that hangs must not keep the process from exiting.
         self._thread = threading.Thread(target=self._write, name="rank-logs", daemon=True)
         self.failure = ""
-        """The last write that failed, as a sentence."""
+        """Message of the last write that failed; empty if none did."""
 
     def load(self, ranks: set[int]) -> dict[int, int]:
-        """Read the logs that former attempts left; the number of attempts by rank."""
+        """Read the logs of former attempts; return the number of attempts by rank."""
         found = {}
         for info in self._store.list(layout.LOGS):
             name = info.key.rsplit("/", 1)[-1].removesuffix(".log")
@@ -45,15 +46,16 @@ class RankLogs:
         return found
 
     def add(self, rank: int, text: str, *, last: bool = False) -> None:
-        """Append to a rank's log; `last`: nothing more will come in this run."""
+        """Append to a rank's log; `last` states that nothing more will follow in this run."""
         whole = self._texts.get(rank, "") + text
         self._texts[rank] = whole
-        if last:
+        if last:  # frees the text: a run may have thousands of ranks
             del self._texts[rank]
+        # The whole log, since objects in a store cannot be appended to.
         self._queue.put((rank, whole))
 
     def hurry(self, seconds: float) -> None:
-        """Leave no more than this for what is still to be written."""
+        """Limit the time for the remaining writes, in seconds."""
         self._flush_seconds = seconds
 
     def __enter__(self) -> Self:

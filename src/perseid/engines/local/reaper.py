@@ -1,10 +1,10 @@
-"""Cleans up when the driver is gone, however it went: the workers' processes, their folder.
+"""Clean up after the driver has ended in any way: kill its workers and remove their folder.
 
-Run as a program by `perseid.engines.local.process`: reads ``+GROUP`` and ``-GROUP`` lines from its
-standard input and, at the end of the stream, kills every process group that is still on its list,
-then removes the folder that it was given. The kernel's parent-death signal ends the workers
-themselves; this ends what they started, too. Standard library only, no imports of ours: it must
-start in milliseconds and stay small.
+`perseid.engines.local.process` runs this as a program. It reads ``+GROUP`` and ``-GROUP`` lines
+from standard input. At the end of the stream it kills every process group that is still on its
+list, then removes the folder given as its argument. The kernel's parent-death signal ends only the
+workers; this program also ends what they started. It imports only the standard library, so that it
+starts in milliseconds and stays small.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import BinaryIO
 
 
 def watch(lines: BinaryIO) -> None:
-    """Follow the list until the stream ends, then kill what is on it."""
+    """Maintain the list of groups until the stream ends, then kill those that remain."""
     groups: set[int] = set()
     for line in iter(lines.readline, b""):
+        # The driver died while it was writing: half a number would name another group.
         if not line.endswith(b"\n"):
             break
         change = groups.add if line.startswith(b"+") else groups.discard

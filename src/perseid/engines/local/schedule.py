@@ -1,6 +1,6 @@
-"""Decide which rank is tried when: pure bookkeeping, without processes, clocks or sockets.
+"""Decide which rank is tried when: pure bookkeeping without processes, clocks or sockets.
 
-Times are seconds of any steady clock, given by the caller.
+The caller passes the current time, in seconds of any monotonic clock.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from perseid.pipeline.events import RankEvent, RankState
 
 
 class Schedule:
-    """The ranks that are waiting, running, done and failed.
+    """The ranks that are waiting, running, done or failed.
 
     Parameters
     ----------
     ranks
-        To be worked on; taken in ascending order.
+        Ranks to work on; they are started in ascending order.
     policy
         When a failed rank is tried again.
     former
-        Attempts that were made before, by rank: numbers go on from there.
+        By rank, the number of attempts that were made before; numbering continues from there.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class Schedule:
         self._times: list[float] = []
         self.done: set[int] = set()
         self.failed: dict[int, str] = {}
-        """The last sentence of each rank that has no attempts left."""
+        """By rank, the last message of each rank that has no attempts left."""
         self.attempts: list[Attempt] = []
 
     @property
     def finished(self) -> bool:
-        """Whether nothing waits and nothing runs."""
+        """Whether no rank waits or runs."""
         return not self._waiting and not self._running
 
     @property
@@ -56,21 +56,21 @@ class Schedule:
         return rank in self.done or rank in self.failed
 
     def ready(self, now: float) -> bool:
-        """Whether a rank may be started."""
+        """Whether a waiting rank may be started now."""
         return bool(self._waiting) and self._waiting[0][0] <= now
 
     def next_time(self) -> float | None:
-        """When the next waiting rank may start; None if none waits."""
+        """Time at which the next waiting rank may start; None if none waits."""
         return self._waiting[0][0] if self._waiting else None
 
     def start(self, now: float) -> tuple[int, int]:
-        """Take the next rank: (rank, attempt). Only where `ready`."""
+        """Start the next rank and return (rank, attempt). Call this only if `ready`."""
         _, rank = heapq.heappop(self._waiting)
         return rank, self._begin(rank, now)
 
     def start_straggler(self, now: float) -> tuple[int, int] | None:
-        """A second attempt beside the longest running one, if `is_straggler` says so."""
-        # An idle worker is better used for a rank that has not been tried at all.
+        """Start a second attempt at the longest-running rank if it is a straggler."""
+        # Waiting ranks come first: a second attempt may be wasted work.
         if self._waiting:
             return None
         ranks = [rank for rank, _ in self._running]
@@ -84,32 +84,31 @@ class Schedule:
         return rank, self._begin(rank, now)
 
     def rivals(self, rank: int) -> list[int]:
-        """Attempts of the rank that are running, ascending."""
+        """Numbers of the rank's running attempts, ascending."""
         return sorted(attempt for r, attempt in self._running if r == rank)
 
     def end(self, attempt: Attempt, now: float) -> RankEvent | None:
-        """Note how an attempt ended; the rank's new state, None if it changes nothing."""
+        """Note how an attempt ended; return the rank's new state, or None if it is unchanged."""
         began = self._running.pop((attempt.rank, attempt.attempt))
         self.attempts.append(attempt)
-        # A stopped attempt says nothing about the rank; a late one of a finished rank changes
-        # nothing.
+        # A stopped attempt says nothing about the rank, and a late attempt does not change a
+        # finished one.
         if attempt.ending is Ending.STOPPED or attempt.rank in self.done:
             return None
         if attempt.ending is Ending.DONE:
             self.done.add(attempt.rank)
-            # Only of attempts that succeeded: those that failed early would make all others look
-            # slow.
+            # Only successful attempts count: early failures would make all others look slow.
             self._times.append(now - began)
             return _event(attempt, RankState.DONE)
         return self._failed(attempt, now)
 
     def fail(self, rank: int, message: str) -> RankEvent:
-        """Fail a rank that neither waits nor runs; its new state."""
+        """Fail a rank that neither waits nor runs; return its new state."""
         self.failed[rank] = message
         return RankEvent(rank, RankState.FAILED, self._last.get(rank, 0), 0, message)
 
     def give_up(self, message: str) -> list[RankEvent]:
-        """Fail every rank that waits; the new states."""
+        """Fail every waiting rank; return the new states."""
         events = []
         for _, rank in sorted(self._waiting, key=lambda entry: entry[1]):
             events.append(self.fail(rank, message))

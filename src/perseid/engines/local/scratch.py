@@ -1,4 +1,4 @@
-"""Temporary folders of runs: create one for this process, remove those of killed processes."""
+"""Temporary folders of runs: create one for this process, and remove those of dead processes."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import tempfile
 import time
 from pathlib import Path
 
-with contextlib.suppress(ImportError):  # not on Windows, where runs can be read
+with contextlib.suppress(ImportError):  # missing on Windows, where runs can only be read
     import fcntl
 
 PREFIX = "perseid-run-"
 NEW_PREFIX = "perseid-new-"
-"""Of a folder whose lock is about to be taken."""
+"""Prefix of a folder whose lock is not yet taken."""
 LOCK = "in-use"
-"""File in each folder that its process holds a lock on; the kernel releases it with the process."""
+"""File in each folder that the owning process locks; the kernel releases the lock when it ends."""
 UNLOCKED_SECONDS = 60.0
-"""Age at which a folder without a lock file counts as left behind, not as just being made."""
+"""Age in seconds from which a folder without a lock counts as abandoned, not as being created."""
 
 
 class ScratchFolder:
-    """A folder that belongs to this process while the process lives.
+    """A folder that belongs to this process as long as the process lives.
 
     Raises
     ------
     OSError
-        The folder for temporary files is full or cannot be written.
+        The folder for temporary files is full or not writable.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,8 @@ class ScratchFolder:
         made = Path(tempfile.mkdtemp(prefix=NEW_PREFIX))
         self._lock = os.open(made / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        # Only now under the name that is looked for: nobody can take the lock in between.
+        # Renamed only now to the name that `remove_abandoned` checks, so no other process can take
+        # the lock first.
         self.path = made.rename(made.with_name(PREFIX + made.name.removeprefix(NEW_PREFIX)))
 
     def release(self) -> None:
@@ -44,10 +45,10 @@ class ScratchFolder:
 
 
 def remove_abandoned() -> None:
-    """Remove folders of this user whose processes are gone, however they went.
+    """Remove folders of this user whose processes have ended in any way.
 
-    Folders of other users, of living processes and links are left alone. Errors are, too: clearing
-    up after others is no reason to fail.
+    Links and the folders of other users or living processes are left alone. Errors are ignored,
+    since this process does not depend on the cleanup.
     """
     with contextlib.suppress(OSError):
         for entry in os.scandir(tempfile.gettempdir()):

@@ -1,4 +1,4 @@
-"""Scripts whose ranks exchange messages: run all at once, around a rendezvous of the run's own."""
+"""Run all ranks of a script at once, with a rendezvous of their own, so they can communicate."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from perseid.pipeline.manifest import Manifest
 from perseid.rendezvous import Config, EmbeddedServer
 
 SCRIPT_MB = 300
-"""What one rank of a script takes at least, MiB, where the request does not say: torch, loaded."""
+"""Minimum memory of a script's rank, in MiB, if the request states none: torch after import."""
 
 
 def refuse_without_memory(manifest: Manifest, options: LocalOptions) -> None:
-    """Raise `BadInputError` if the ranks must run at once and have no room to.
+    """Raise `BadInputError` if the ranks must run at once but do not fit into memory.
 
-    The limit that is there by default says nothing of what a rank takes, a limit that was asked
-    for does.
+    The default limit says nothing about what a rank really takes; a limit that the user gave does.
     """
     free, each = memory.available(), options.memory_mb
     if "memory_mb" not in manifest.request:
@@ -41,16 +40,16 @@ def refuse_without_memory(manifest: Manifest, options: LocalOptions) -> None:
 def around_scripts(
     items: Sequence[WorkItem], options: LocalOptions, report: Report
 ) -> Iterator[LocalOptions]:
-    """The options with which these ranks can reach each other; unchanged without a script.
+    """Yield the options with which these ranks can reach each other; unchanged without a script.
 
     Parameters
     ----------
     items
-        Of one run; at least one.
+        Work items of one run, at least one.
     options
-        As the user gave them.
+        The options that the user gave.
     report
-        Told where more workers are needed.
+        Called if the number of workers is raised or no rendezvous can be started.
     """
     if items[0].options.script is None:
         yield options
@@ -64,7 +63,7 @@ def around_scripts(
                     f"{options.concurrency} to {len(items)}, so that all run at once",
                 )
             )
-        # A straggler's double would take its place among the ranks while both are at work.
+        # Two attempts at a straggler would take the same place among the communicating ranks.
         workers = max(options.concurrency, len(items))
         options = replace(options, workers=workers, second_attempts=False)
     with ExitStack() as stack:
@@ -72,8 +71,8 @@ def around_scripts(
 
 
 def _server(stack: ExitStack, at_once: int, report: Report) -> dict[str, str]:
-    """What tells a script of the server; nothing where none can be started."""
-    secret = secrets.token_bytes(32)  # of this run alone; in its workers' environment, in no file
+    """Start a server; return the variables that tell scripts of it, empty if it cannot start."""
+    secret = secrets.token_bytes(32)  # for this run only; never in a file
     config = Config(host="127.0.0.1", port=0, http_port=None, tcpunch=False, secret=secret)
     try:
         server = stack.enter_context(EmbeddedServer(config))

@@ -1,4 +1,4 @@
-"""The state of one worker of the local engine, and how its attempts ended."""
+"""The state of one worker of the local engine, and the classification of its attempts' ends."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from perseid.engines.worker_messages import AttemptDone, AttemptFailed
 from perseid.pipeline.attempts import Ending
 
 NEARLY_FULL = 0.9
-"""A worker killed from outside above this part of its memory was killed for it."""
+"""Fraction of the memory limit above which a worker that was killed counts as out of memory."""
 
 
 @dataclass
 class RunningAttempt:
-    """One attempt in a worker."""
+    """An attempt that is under way in a worker."""
 
     rank: int
     attempt: int
@@ -23,24 +23,24 @@ class RunningAttempt:
     cold: bool
     started_epoch: float
     begun: float | None = None
-    """When the item was handed over; None while the worker is in its init."""
+    """Monotonic time at which the item was sent; None while the worker is in its init."""
     over: float | None = None
-    """When it was found to be too late; its traceback is asked for after that."""
+    """Monotonic time at which it was found to be overdue; its traceback is requested after that."""
     peak_mb: float = 0.0
 
 
 @dataclass(eq=False)
 class Slot:
-    """One worker process and what it does."""
+    """One worker process and its current attempt."""
 
     process: WorkerProcess
     job: RunningAttempt | None = None
     init_ms: float | None = None
-    """None until it is ready."""
+    """Duration of the init in milliseconds; None until the process is ready."""
 
 
 def ending_of(message: AttemptDone | AttemptFailed) -> Ending:
-    """How an attempt ended, by the worker's last message of it."""
+    """The ending of an attempt, according to the worker's last message about it."""
     if isinstance(message, AttemptDone):
         return Ending.DONE
     if message.no_result:
@@ -49,13 +49,13 @@ def ending_of(message: AttemptDone | AttemptFailed) -> Ending:
 
 
 def classify_exit(status: int | None, peak_mb: float, memory_mb: int) -> tuple[Ending, str]:
-    """Classify the end of a worker process, with a sentence for people."""
+    """Classify the end of a worker process; return the ending and a sentence for the user."""
     if status is None:
         return Ending.NO_RESULT, "its process closed its connection without a result"
     if status >= 0:
         return Ending.NO_RESULT, f"its process exited with status {status} without a result"
     name = signal.Signals(-status).name
-    # The kernel does not say why it killed a process; a nearly full one was hardly killed by hand.
+    # The kernel does not say why it killed a process: nearly full memory counts as the cause.
     if status == -signal.SIGKILL and peak_mb > NEARLY_FULL * memory_mb:
         return Ending.OUT_OF_MEMORY, f"it was killed at {peak_mb:.0f} MB of its {memory_mb} MB"
     if status == -signal.SIGKILL:

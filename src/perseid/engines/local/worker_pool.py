@@ -1,4 +1,4 @@
-"""The worker processes of a local map: started or taken over, listened to, given back, ended."""
+"""The worker processes of a local map: start or reuse them, read from them, and end them."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from perseid.engines.worker_messages import WorkerSetup
 from perseid.pipeline.items import WorkItem
 
 SCRIPT_SECONDS = 5.0
-"""A script is told a little more time, so that it is the engine that calls it late."""
+"""Seconds added to the time limit that a script is told, so that the engine times it out first."""
 
 
 class WorkerPool:
-    """Worker processes of one run, each in a `Slot`; iterating over it gives the slots.
+    """Worker processes of one run, each in a `Slot`; iteration yields the slots.
 
     Parameters
     ----------
     first
-        An item of the run: what a worker is set up with.
+        Any work item of the run, to set up workers with.
     options
-        How many at once, their program and environment.
+        Number of workers at once, their program and their environment.
     reaper
-        Kills them when this process is gone.
+        Kills the workers if this process dies.
     kept
-        Processes that stand by, to be taken over.
+        Idle processes to reuse; None if there are none.
     hear
-        Called with the slot of a process that has said something, or has ended.
+        Called with the slot of a process that has sent something or has ended.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class WorkerPool:
         self._selector = selectors.DefaultSelector()
 
     def __iter__(self) -> Iterator[Slot]:
-        """Over those of now: each may be dropped meanwhile."""
+        """Iterate over a copy, so that slots may be dropped meanwhile."""
         return iter(list(self._slots))
 
     def __len__(self) -> int:
@@ -65,12 +65,12 @@ class WorkerPool:
 
     @property
     def has_room(self) -> bool:
-        """Whether a further rank can be worked on now."""
+        """Whether another rank can be started now."""
         idle = any(slot.job is None for slot in self._slots)
         return idle or len(self._slots) < self._options.concurrency
 
     def at_hand(self) -> Slot | None:
-        """A process with nothing to do: the last of ours, else one that stood by."""
+        """An idle process: the newest of this pool, otherwise a kept one; None if there is none."""
         own = next((slot for slot in reversed(self._slots) if slot.job is None), None)
         if own is not None or self._kept is None:
             return own
@@ -78,24 +78,24 @@ class WorkerPool:
         return None if slot is None else self._listened(slot)
 
     def start(self) -> Slot:
-        """A new process; raises `OSError` if none can be started."""
+        """Start a new process; raises `OSError` if that fails."""
         return self._listened(
             Slot(WorkerProcess(self._options.command, self._setup, self._reaper, self._environment))
         )
 
     def listen(self, seconds: float) -> None:
-        """Handle what arrives within this time; return at once after that."""
+        """Wait up to this many seconds for messages or output, and handle what arrives first."""
         for key, _ in self._selector.select(seconds):
             callback: Callable[[], None] = key.data
             callback()
 
     def drop(self, slot: Slot) -> None:
-        """End its process."""
+        """End the process of a slot and remove the slot."""
         self._forget(slot)
         slot.process.end()
 
     def give_back(self) -> None:
-        """Let processes that are ready and idle stand by for the next block."""
+        """Keep processes that are ready and idle for the next block."""
         if self._kept is None:
             return
         idle = [slot for slot in self if slot.job is None and slot.init_ms is not None]
@@ -104,7 +104,7 @@ class WorkerPool:
         self._kept.give(self._kind, idle)
 
     def close(self) -> None:
-        """Listen no more; processes that are left are not touched."""
+        """Stop listening; remaining processes are not ended."""
         self._selector.close()
 
     def _listened(self, slot: Slot) -> Slot:
@@ -119,11 +119,12 @@ class WorkerPool:
         if slot not in self._slots:
             return
         slot.process.output.read()
+        # At its end a pipe is always readable: the selector would never wait again.
         if slot.process.output.ended:
             self._selector.unregister(slot.process.output)
 
     def _forget(self, slot: Slot) -> None:
         self._slots.remove(slot)
         for source in (slot.process.channel, slot.process.output):
-            with contextlib.suppress(KeyError):
+            with contextlib.suppress(KeyError):  # its output may have ended before
                 self._selector.unregister(source)

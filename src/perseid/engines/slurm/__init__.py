@@ -1,4 +1,4 @@
-"""The engine of clusters that Slurm schedules: ranks packed into the tasks of job arrays."""
+"""The engine for Slurm clusters: ranks are packed into the tasks of job arrays."""
 
 from perseid.engines.slurm.slurm_engine import SlurmEngine
 

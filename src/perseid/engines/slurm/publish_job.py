@@ -1,7 +1,7 @@
-"""The program of the job that publishes a run that was left: it depends on the run's arrays.
+"""The program of the job that publishes a run after its driver left; it starts after the arrays.
 
-``python -m perseid.engines.slurm.publish_job RESULTS_URL`` does on a node of the cluster what
-``perseid status --wait`` does.
+``python -m perseid.engines.slurm.publish_job RESULTS_URL`` does the work of
+``perseid status --wait`` on a node of the cluster.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from perseid.storage import Storage
 
 
 def main(arguments: list[str]) -> int:
-    """Publish the run; the exit status, 0 where it is complete."""
+    """Publish the run; return the exit status, 0 if the run is complete."""
     (url,) = arguments
     engine = SlurmEngine()
     try:
         manifest = Manifest.load(Storage(url))
         with engine.attach(manifest) as handle:
+            # Otherwise it would wait for this job to end.
             handle.publishes()
             done = follow(manifest, engine, handle, lambda event: None)
     except PerseidError as error:

@@ -1,7 +1,7 @@
-"""sbatch, squeue and scancel: the commands that every cluster has, and no other.
+"""Calls of sbatch, squeue and scancel, the commands that every Slurm cluster has.
 
-``sacct`` is not needed (many clusters have no accounting), and ``scontrol`` only asks for a limit
-where it is there. Formats: the manual pages of Slurm 22.05 and later.
+``sacct`` is not used, since many clusters have no accounting; ``scontrol`` only tells a limit
+where it is available. Formats: the manual pages of Slurm 22.05 and later.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from datetime import timedelta
 from perseid.errors import BadInputError, NotInstalledError, RunError
 
 COMMAND_SECONDS = 60.0
-"""How long a command may take; a busy controller answers after some seconds."""
+"""Time limit of a command, in seconds; a busy controller takes several seconds to answer."""
 DEFAULT_ARRAY = 1001
-"""MaxArraySize of a cluster that does not say: Slurm's own default."""
+"""MaxArraySize if the cluster does not tell it; this is Slurm's default."""
 LIVE = frozenset({
     "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
     "RESIZING", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "SUSPENDED",
     "RESV_DEL_HOLD",
 })  # fmt: skip
-"""States of a task that has not ended for good."""
+"""States of a task that may still run."""
 RUNNING = frozenset({"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT"})
 ENDINGS = {
     "BOOT_FAIL": "its node failed to start",
@@ -36,44 +36,44 @@ ENDINGS = {
     "PREEMPTED": "it was preempted and not put back into the queue",
     "TIMEOUT": "its time limit passed; ask for more with --time, or pack fewer ranks into a task",
 }
-"""What happened to a task, by the state that it ended in."""
+"""Explanation for the user, by the state in which a task ended."""
 
 
 @dataclass(frozen=True)
 class TaskState:
-    """One task of a job array, as squeue tells it."""
+    """One task of a job array, as reported by squeue."""
 
     job: str
-    """Number of the array's job."""
+    """Job number of the array."""
     index: int
-    """Place in the array."""
+    """Index in the array."""
     state: str
-    """Slurm's name of it, e.g. ``RUNNING``."""
+    """Slurm's name of the state, such as ``RUNNING``."""
     node: str
     reason: str
-    """Why it waits."""
+    """Slurm's reason why the task waits."""
 
     @property
     def live(self) -> bool:
-        """Whether it has not ended for good."""
+        """Whether the task may still run."""
         return self.state in LIVE
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one task of an array asks for."""
+    """The resources that one task of an array requests."""
 
     cpus: int
     memory_mb: int
     time: str = ""
-    """As sbatch takes it, e.g. ``2:00:00``; empty: the partition's default."""
+    """Time limit in sbatch's format, such as ``2:00:00``; empty for the partition's default."""
     partition: str = ""
     account: str = ""
     extra: tuple[str, ...] = ()
-    """Further options of sbatch, the user's own; they count before ours."""
+    """The user's own options of sbatch, which override ours."""
 
     def options(self) -> list[str]:
-        """The options of sbatch; a later one replaces an earlier one."""
+        """Command-line options of sbatch; a later option overrides an earlier one."""
         named = {"partition": self.partition, "account": self.account, "time": self.time}
         given = [f"--{name}={value}" for name, value in named.items() if value]
         sizes = [f"--cpus-per-task={self.cpus}", f"--mem={self.memory_mb}M"]
@@ -81,15 +81,17 @@ class Resources:
 
 
 def submit(script: str, tasks: int, name: str, output: str, resources: Resources) -> str:
-    """Submit a job array of so many tasks; the job's number.
+    """Submit a job array with this many tasks; return the job number.
 
     Raises
     ------
     NotInstalledError
-        There is no sbatch here.
+        This machine has no sbatch.
     BadInputError
-        Slurm refuses the job; the message has its reason.
+        Slurm refused the job; the message contains its reason.
     """
+    # --requeue: a task whose node is lost starts again. USR1 comes to the batch script 60 s before
+    # the time limit, early enough to leave out ranks that would be cut off.
     command = [
         "sbatch", "--parsable", f"--array=0-{tasks - 1}", f"--job-name={name}",
         f"--output={output}", "--open-mode=append", "--requeue", "--signal=B:USR1@60", "--ntasks=1",
@@ -98,15 +100,16 @@ def submit(script: str, tasks: int, name: str, output: str, resources: Resources
     done = _call(command, script)
     if done.returncode:
         raise BadInputError(f"Slurm refuses the job: {_reason(done.stderr)}{_advice(done.stderr)}")
+    # On a federation, --parsable prints JOB;CLUSTER.
     return done.stdout.strip().partition(";")[0]
 
 
 def submit_after(
     jobs: Sequence[str], script: str, name: str, output: str, resources: Resources
 ) -> str:
-    """Submit a job that starts when these have ended, whatever came of them; its number.
+    """Submit a job that starts once these have ended in any way; return its number.
 
-    Raises as `submit`.
+    Raises the errors of `submit`.
     """
     command = ["sbatch", "--parsable", f"--dependency=afterany:{':'.join(jobs)}",
                f"--job-name={name}", f"--output={output}", "--open-mode=append", "--requeue",
@@ -118,7 +121,7 @@ def submit_after(
 
 
 def is_live(job: str) -> bool | None:
-    """Whether a job that is not an array waits or runs; None if Slurm does not answer."""
+    """Whether a single job (not an array) waits or runs; None if Slurm does not answer."""
     done = _call(["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T"])
     if done.returncode:
         return False if "Invalid job id" in done.stderr else None
@@ -126,14 +129,15 @@ def is_live(job: str) -> bool | None:
 
 
 def states(jobs: Sequence[str]) -> list[TaskState] | None:
-    """All tasks of these arrays that Slurm still knows; None if it does not answer.
+    """The tasks of these arrays that Slurm still knows; None if it does not answer.
 
-    Tasks are forgotten some minutes after their end (``MinJobAge``).
+    Slurm forgets a task some minutes after its end (``MinJobAge``).
     """
     command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(jobs)}",
                "--format=%F|%K|%T|%N|%r"]  # fmt: skip
     done = _call(command)
     if done.returncode:
+        # Slurm has forgotten all of these jobs, so they have ended.
         return [] if "Invalid job id" in done.stderr else None
     rows = (line.split("|", 4) for line in done.stdout.splitlines() if line.count("|") >= 4)
     return [
@@ -144,12 +148,12 @@ def states(jobs: Sequence[str]) -> list[TaskState] | None:
 
 
 def cancel(jobs: Sequence[str]) -> None:
-    """End these arrays, whatever of them waits or runs.
+    """Cancel these arrays, both waiting and running tasks.
 
     Raises
     ------
     RunError
-        Slurm does not do it; the message has its reason.
+        Slurm did not cancel them; the message contains its reason.
     """
     done = _call(["scancel", *jobs])
     if done.returncode and "Invalid job id" not in done.stderr:
@@ -157,17 +161,17 @@ def cancel(jobs: Sequence[str]) -> None:
 
 
 def largest_array() -> int:
-    """Tasks that one array may have (MaxArraySize)."""
+    """The cluster's MaxArraySize, which bounds the number of tasks of an array."""
     try:
         done = _call(["scontrol", "show", "config"])
-    except NotInstalledError:  # some clusters have it on few machines
+    except NotInstalledError:  # some clusters have it on few hosts only
         return DEFAULT_ARRAY
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
     return int(found[1]) if found else DEFAULT_ARRAY
 
 
 def time_limit(text: str) -> timedelta | None:
-    """A limit as sbatch takes it: minutes, m:s, h:m:s, d-h, d-h:m, d-h:m:s; None for another."""
+    """Parse a time limit of sbatch: minutes, m:s, h:m:s, d-h, d-h:m or d-h:m:s; otherwise None."""
     found = re.fullmatch(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?|(\d+)(?::(\d+))?(?::(\d+))?)", text)
     if found is None:
         return None

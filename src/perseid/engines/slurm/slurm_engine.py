@@ -1,4 +1,4 @@
-"""Runs on a cluster: submit arrays with sbatch, look at the store and at squeue, collect."""
+"""Runs on a Slurm cluster: submit arrays with sbatch, and follow them in the store and squeue."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from perseid.pipeline.manifest import Manifest
 from perseid.storage import Storage
 
 SETTINGS = ("partition", "account", "time", "ranks_per_task", "sbatch")
-"""Keyword arguments of the engine that ``driver.json`` and the command line name."""
+"""Keyword arguments of the engine that ``driver.json`` and the command line may state."""
 WANTED_TASKS = 128
-"""Tasks that a run is packed into where nobody says how many ranks a task has: enough for a
-cluster to spread, few enough for any limit of submitted jobs."""
+"""Number of tasks of a run if nobody states the ranks per task: enough to spread over a cluster,
+and few enough for any limit on submitted jobs."""
 BATCH = """#!/bin/bash
 trap '' USR1  # until the program is ready for it
 exec {python} -P -m perseid.engines.slurm.task {url} {submission}
@@ -35,25 +35,26 @@ exec {python} -P -m perseid.engines.slurm.task {url} {submission}
 
 
 class SlurmEngine(ClusterEngine):
-    """Runs ranks as tasks of Slurm's job arrays; the run goes on when this process ends.
+    """Runs ranks as tasks of Slurm job arrays; the run continues when this process ends.
 
-    Results and data must be reachable from the nodes: a shared file system, or an object store.
+    Data and results must be reachable from the nodes, on a shared file system or an object store.
     Ranks merge through the store, since tasks start when the cluster has room.
 
     Parameters
     ----------
     partition, account, time
-        As for sbatch; otherwise the cluster's defaults.
+        As for sbatch; by default, the cluster decides.
     ranks_per_task
-        Ranks that one task works on, one after the other; default: so many that there are at most
-        128 tasks.
+        Number of ranks that one task works on, one after the other; by default, as few as give at
+        most 128 tasks.
     sbatch
-        Further options of sbatch, as one string; they count before ours.
+        Further options of sbatch as one string; they override ours.
     workers, threads, memory_mb, timeout, retries
-        Processes at once in a task (default 1), threads of each, memory (MB) and seconds that a
-        rank may take, and attempts after a failed one; default: as the run's request says.
+        Number of processes at once in a task (default 1), threads of each, memory (MB) and time
+        (seconds) that a rank may take, and attempts after a failed one. By default, the run's
+        request decides.
     command
-        The worker's program, for tests.
+        Command line of the worker program, for tests.
 
     Examples
     --------
@@ -93,11 +94,11 @@ class SlurmEngine(ClusterEngine):
 
     @classmethod
     def configured(cls, settings: Mapping[str, object]) -> Self:
-        """With these of the keyword arguments."""
+        """Create the engine from those settings that are its keyword arguments."""
         return cls(**stated(settings, (*SETTINGS, "workers", *LIMITS)))
 
     def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> SlurmRun:
-        """Submit an array whose tasks share the ranks."""
+        """Submit a job array whose tasks share the ranks."""
         store = Storage(manifest.results_url)
         _refuse_if_live(store)
         options = self._options_for(manifest)
@@ -118,6 +119,7 @@ class SlurmEngine(ClusterEngine):
         )
         jobs: list[str] = []
         if wanted:
+            # Before the jobs: a task may start as soon as sbatch returns.
             submission.put(store)
             memory = (options.memory_mb + OVERHEAD_MB) * workers
             cores = workers * options.threads
@@ -136,23 +138,24 @@ class SlurmEngine(ClusterEngine):
         return SlurmRun(manifest, submission, tuple(jobs), publishing=publishing)
 
     def attach(self, manifest: Manifest) -> SlurmRun:
-        """The jobs that ``driver.json`` names."""
+        """A handle of the jobs that ``driver.json`` names."""
         store = Storage(manifest.results_url)
         try:
             mark = parse_json(store.get(layout.DRIVER))
             submission = Submission.get(store, str(mark["submission"]))
             return SlurmRun(manifest, submission, tuple(mark["jobs"]), mark.get("publisher"))
         except (NotFoundError, ValueError, KeyError, TypeError):
+            # No driver.json: the run was published, or its driver died before it submitted.
             nothing = Submission("none", (), 1, 1, 1, 1, 1.0, 0)
             return SlurmRun(manifest, nothing, ())
 
     def _named_resources(self) -> tuple[str, str, str]:
-        """Time, partition and account, in the order of `Resources`."""
+        """Time, partition and account, in the order of the fields of `Resources`."""
         partition, account, limit = self._resources
         return limit, partition, account
 
     def _named(self) -> dict[str, object]:
-        """What a resumption finds in ``driver.json``."""
+        """The settings that ``driver.json`` keeps for a resumption."""
         named = dict(zip(("partition", "account", "time"), self._resources, strict=True))
         found: dict[str, object] = {name: value for name, value in named.items() if value}
         if self._ranks_per_task is not None:
@@ -161,17 +164,18 @@ class SlurmEngine(ClusterEngine):
 
 
 def pack(ranks: int, largest_array: int, asked: int | None = None) -> int:
-    """Ranks of a task: as many as were asked for, or more where an array may have few tasks."""
+    """Number of ranks per task: as requested, or more if an array may have only few tasks."""
+    # MaxArraySize is one above the largest index that Slurm allows.
     least = -(-ranks // max(1, largest_array - 1))
     return max(1, least, asked or -(-ranks // WANTED_TASKS))
 
 
 OVERHEAD_MB = 100
-"""What a task needs beside its ranks: its own process and a reaper."""
+"""Memory that a task needs besides its ranks, in MB: its own process and a reaper."""
 
 
 def _refuse_if_live(store: Storage) -> None:
-    """Raise `RunError` if jobs of this run wait or run already."""
+    """Raise `RunError` if jobs of this run already wait or run."""
     try:
         mark = parse_json(store.get(layout.DRIVER))
         jobs = [str(job) for job in mark["jobs"]]

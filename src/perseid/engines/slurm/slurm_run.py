@@ -1,4 +1,4 @@
-"""A run on a cluster, seen through the store and squeue."""
+"""The handle of a run on a Slurm cluster, which is followed in the store and squeue."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from perseid.pipeline.run_state import published
 from perseid.storage import Storage
 
 FIRST_LOOK, LONGEST_LOOK, SLOWER = 0.5, 10.0, 1.3
-"""Seconds between two looks at squeue: the first, the longest, and the factor in between."""
+"""First and longest interval between two calls of squeue, in seconds, and the growth factor."""
 PUBLISH = """#!/bin/bash
 exec {python} -P -m perseid.engines.slurm.publish_job {url}
 """
 PUBLISH_MB = 2000
-"""Memory of the job that publishes a run that was left: 8 bytes per row, and some ranks'
-objects."""
+"""Memory of the job that publishes a run after its driver left, in MB: 8 bytes per row, and the
+objects of some ranks."""
 
 
 class SlurmRun(AttachedRun):
-    """Arrays of a run, seen through the store and squeue."""
+    """The job arrays of a run, which are followed in the store and squeue."""
 
     def __init__(
         self,
@@ -51,17 +51,17 @@ class SlurmRun(AttachedRun):
         self.jobs = jobs
         self._began = time.time()
         self._tasks: dict[int, TaskState] = {}
-        """The last that was seen of each task."""
+        """For each task, by its index, the state that was seen last."""
         self._over = not jobs
         self._silent_since: float | None = None
 
     @property
     def ended(self) -> bool:
-        """Whether no task waits or runs, as far as was looked."""
+        """Whether no task waited or ran at the last call of squeue."""
         return self._over
 
     def poll(self) -> Sequence[Event]:
-        """What the store says of the ranks and squeue of their tasks: one request of each."""
+        """Events from the store about ranks and from squeue about tasks; one request to each."""
         self._look()
         told = (*super().poll(), *self._lost())
         live = [task for task in self._tasks.values() if task.live]
@@ -80,7 +80,7 @@ class SlurmRun(AttachedRun):
         return (*told, count)
 
     def _lost(self) -> Sequence[Event]:
-        """Ranks whose task has ended for good and left neither a record nor a reason."""
+        """Fail the ranks whose task has ended and left neither a record nor a reason."""
         over = (RankState.DONE, RankState.FAILED)
         ended = [task.index for task in self._tasks.values() if not task.live]
         found = {
@@ -93,7 +93,7 @@ class SlurmRun(AttachedRun):
         return tuple(found.values())
 
     def wait(self, report: Report, timeout: float | None = None) -> None:
-        """Look ever less often, until no task waits or runs."""
+        """Poll at growing intervals until no task waits or runs."""
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = FIRST_LOOK
         for known in self.known:
@@ -109,7 +109,7 @@ class SlurmRun(AttachedRun):
             pause = min(LONGEST_LOOK, pause * SLOWER)
 
     def stop(self) -> bool:
-        """Cancel the arrays; what is done stays in the store."""
+        """Cancel the arrays; finished work stays in the store."""
         self._look()
         if self.ended:
             return False
@@ -117,7 +117,7 @@ class SlurmRun(AttachedRun):
         return True
 
     def leave(self) -> str:
-        """Submit a job that publishes the run when its arrays have ended."""
+        """Submit a job that publishes the run after its arrays have ended."""
         url = self._manifest.results_url
         if self._publishing is None or not self.jobs:
             return f"`perseid status {url} --wait` publishes it"
@@ -134,11 +134,11 @@ class SlurmRun(AttachedRun):
         return ""
 
     def publishes(self) -> None:
-        """This process is the job that publishes the run: it does not wait for itself."""
+        """Mark this process as the job that publishes the run: it must not wait for itself."""
         self._publisher = None
 
     def report(self) -> EngineReport:
-        """What all tasks did, and why ranks have no record."""
+        """The report of all tasks, with a reason for each rank that has no record."""
         if not self.ended:
             raise RunError(f"{self._store.where()} is still being worked on: wait for it first")
         if self._publisher and not self._store.exists(layout.DRIVER):
@@ -158,7 +158,8 @@ class SlurmRun(AttachedRun):
             key=lambda one: one.started + one.duration_ms / 1000,
         )
         canceled = any(task.state == "CANCELLED" for task in self._tasks.values())
-        # Slurm tells a task whose time is over to end as a user does: its state says which it was.
+        # A task at its time limit gets the same signal as a canceled one; Slurm's state of the task
+        # tells them apart, so the task's own word counts only if Slurm has forgotten it.
         forgotten = set(reports) - set(self._tasks)
         stopped = canceled or any(reports[index].stopped for index in forgotten)
         self._store.delete([layout.DRIVER])
@@ -176,7 +177,7 @@ class SlurmRun(AttachedRun):
             return
         found = slurm_commands.states(self.jobs)
         if found is None:
-            return  # the controller does not answer: nothing is known, so nothing has ended
+            return  # the controller does not answer, so nothing is known to have ended
         self._tasks |= {task.index: task for task in found}
         waits = self._publisher and slurm_commands.is_live(self._publisher) is not False
         self._over = not waits and not any(task.live for task in found)
@@ -185,7 +186,7 @@ class SlurmRun(AttachedRun):
         return len(self.submission.of_task(task.index))
 
     def _why(self, rank: int, reports: Mapping[int, EngineReport]) -> str:
-        """One sentence for a rank without a record."""
+        """One sentence that says why a rank has no record."""
         index = self.submission.task_of(rank)
         report, task = reports.get(index), self._tasks.get(index)
         if report is not None and rank in report.failures:
@@ -205,12 +206,12 @@ class SlurmRun(AttachedRun):
 
 
 def job_name(manifest: Manifest) -> str:
-    """What squeue shows of the jobs of a run."""
+    """Name that squeue shows for the jobs of a run."""
     return f"perseid-{manifest.run_id.rpartition('-')[2]}"
 
 
 def task_output(manifest: Manifest, name: str = "%A_%a") -> str:
-    """Where a task's own output goes: beside the results where those are files."""
+    """Path of a task's own output: beside the results if those are files."""
     store = Storage(manifest.results_url)
     if store.location.scheme == "file":
         return os.path.join(store.where(), "slurm", f"{name}.out")  # noqa: PTH118
@@ -218,7 +219,7 @@ def task_output(manifest: Manifest, name: str = "%A_%a") -> str:
 
 
 def _at_once(attempts: Sequence[Attempt]) -> int:
-    """Attempts that ran at the same time, at most."""
+    """Maximum number of attempts that ran at the same time."""
     changes = [(one.started, 1) for one in attempts if one.ending is not Ending.STOPPED]
     changes += [(one.started + one.duration_ms / 1000, -1) for one in attempts
                 if one.ending is not Ending.STOPPED]  # fmt: skip

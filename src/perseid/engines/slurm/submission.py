@@ -1,4 +1,4 @@
-"""What one submission gives its tasks, and what they leave: objects below ``slurm/`` of the run."""
+"""The objects below ``slurm/`` of a run: what a submission tells its tasks, and their reports."""
 
 from __future__ import annotations
 
@@ -16,40 +16,41 @@ from perseid.storage import Storage
 
 
 class TaskReport(EngineDocument):
-    """What a task of a job array keeps: its own ``engine.json``."""
+    """The report of one task of a job array, in the format of ``engine.json``."""
 
     stopped: bool
 
 
 @dataclass(frozen=True)
 class Submission:
-    """Ranks that were handed to Slurm together, and how its tasks treat them."""
+    """Ranks that were submitted to Slurm together, and the options of its tasks."""
 
     name: str
-    """Unique in the run."""
+    """Name that is unique within the run."""
     ranks: tuple[int, ...]
-    """Ascending; task i works on ``ranks[i * ranks_per_task : (i + 1) * ranks_per_task]``."""
+    """Ranks in ascending order; task i works on
+    ``ranks[i * ranks_per_task : (i + 1) * ranks_per_task]``."""
     ranks_per_task: int
     workers: int
-    """Processes at once in a task."""
+    """Number of processes at once in a task."""
     threads: int
-    """Threads a process computes with."""
+    """Number of threads that each process computes with."""
     memory_mb: int
-    """Memory that a rank may take, MB."""
+    """Memory limit of a rank, in MB."""
     timeout: float
-    """Seconds that a rank may take."""
+    """Time limit of a rank, in seconds."""
     retries: int
-    """Attempts after a failed one, inside the task."""
+    """Number of attempts after a failed one, within the task."""
     command: tuple[str, ...] = ()
-    """The worker's program; empty: the engine's own."""
+    """Command line of the worker program; empty for the standard one."""
     former: Mapping[int, int] = field(default_factory=dict)
-    """Attempt of the record that a rank had already: a task that is started again leaves out the
-    ranks that have a newer one."""
+    """By rank, the attempt of the record that it already had. A task that is started again skips
+    the ranks that have a newer record."""
     allow_model_change: bool = False
 
     @property
     def tasks(self) -> int:
-        """Tasks of the array."""
+        """Number of tasks of the array."""
         return -(-len(self.ranks) // self.ranks_per_task)
 
     def of_task(self, index: int) -> tuple[int, ...]:
@@ -61,12 +62,12 @@ class Submission:
         return self.ranks.index(rank) // self.ranks_per_task
 
     def put(self, store: Storage) -> None:
-        """Write it, for the tasks to read."""
+        """Write the submission to the store, where the tasks read it."""
         store.put(layout.slurm_submission(self.name), json.dumps(asdict(self)).encode())
 
     @classmethod
     def get(cls, store: Storage, name: str) -> Submission:
-        """As it was written.
+        """Read a submission from the store.
 
         Raises
         ------
@@ -74,6 +75,7 @@ class Submission:
             The run has no such submission.
         """
         plain = parse_json(store.get(layout.slurm_submission(name)))
+        # JSON has only strings as keys.
         plain["former"] = {int(rank): attempt for rank, attempt in plain["former"].items()}
         for key in ("ranks", "command"):
             plain[key] = tuple(plain[key])
@@ -81,7 +83,7 @@ class Submission:
 
 
 def put_report(store: Storage, submission: str, index: int, report: EngineReport) -> None:
-    """Keep what a task did; one that is started again adds to it."""
+    """Write the report of a task; a task that was started again adds to its former report."""
     former = _report(store, submission, index)
     if former is not None:
         before = EngineReport.from_json(former)
@@ -95,7 +97,7 @@ def put_report(store: Storage, submission: str, index: int, report: EngineReport
 
 
 def get_reports(store: Storage, submission: str, tasks: Sequence[int]) -> dict[int, EngineReport]:
-    """What tasks did, by task; those that left nothing are missing."""
+    """The reports by task; tasks that left none are missing."""
     found = {}
     for index in tasks:
         plain = _report(store, submission, index)

@@ -1,7 +1,7 @@
-"""The program of one task of an array: its ranks, in worker processes as on one machine.
+"""The program of one task of an array: it works on its ranks in worker processes.
 
 The batch script of `SlurmEngine` runs it: ``python -m perseid.engines.slurm.task RESULTS_URL
-SUBMISSION``. Limits, retries, logs and REPORT lines are the local engine's.
+SUBMISSION``. Limits, retries, logs and REPORT lines are those of the local engine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TIME_IS_UP = "the time limit of its Slurm task was near, so it was not begun"
 
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
-    """Work on the ranks of this task; the exit status."""
+    """Work on the ranks of this task; return the exit status."""
     url, name = arguments
     index = int(environment["SLURM_ARRAY_TASK_ID"])
     store = Storage(url)
@@ -36,7 +36,8 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         manifest = Manifest.load(store)
         manifest = with_current_model(manifest, allow_model_change=submission.allow_model_change)
         ranks = list(submission.of_task(index))
-        if int(environment.get("SLURM_RESTART_COUNT", "0")):  # preempted, or its node was lost
+        # Started again after a preemption or the loss of its node: ranks may be done already.
+        if int(environment.get("SLURM_RESTART_COUNT", "0")):
             former = submission.former
             ranks = [rank for rank in ranks if not done_since(manifest, rank, former.get(rank, 0))]
         if ranks:
@@ -71,7 +72,7 @@ def _work(
 
 
 def _say(event: Event) -> None:
-    """Into the task's own output; what the ranks print is in their logs."""
+    """Write an event to the task's own output; what the ranks print is in their logs."""
     if isinstance(event, RankEvent) and event.state is not RankState.RUNNING:
         sys.stdout.write(f"rank {event.rank} {event.state} {event.message}".rstrip() + "\n")
         sys.stdout.flush()
