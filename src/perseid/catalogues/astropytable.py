@@ -30,6 +30,7 @@ def to_astropy(table: Any, meanings: Mapping[str, Meaning]) -> Any:
         if meaning.unit:
             found[name].unit = meaning.unit
         if meaning.ucd:
+            # Astropy's own key for UCDs, which its VOTable writer uses.
             found[name].meta["ucd"] = meaning.ucd
     return found
 
@@ -42,6 +43,7 @@ def column_values(column: Any) -> Any:
     values = _values(column)
     if not mask.any():
         return values
+    # A value is missing as a whole: its mask covers all elements of a list.
     every = np.broadcast_to(mask.reshape(-1, *[1] * (values.ndim - 1)), values.shape)
     return MaskedColumn(values, mask=every)
 
@@ -54,6 +56,7 @@ def _values(column: Any) -> Any:
         return _lists(column)
     if pa.types.is_string(leaf) or pa.types.is_large_string(leaf):
         return np.asarray(column.fill_null("").to_pylist(), np.str_)
+    # A placeholder keeps the type: with missing values, NumPy would turn integers into floats.
     if column.null_count:
         column = column.fill_null(False if pa.types.is_boolean(leaf) else 0)
     return column.to_numpy(zero_copy_only=False)

@@ -19,6 +19,7 @@ def write_csv(selection: Selection, path: Path) -> int:
     pa = pyarrow_module()
     import pyarrow.csv
 
+    # Names may come from a user's model or survey, so they are made safe as well.
     names = [csv_cell(name) for name in selection.columns]
     schema = pa.schema(
         [(name, _written_type(field.type)) for name, field in zip(names, selection.schema,

@@ -75,6 +75,7 @@ def export(selection: Selection, to: str | Path, form: str | None = None) -> Wri
         return _export_folder(selection, to)
     store, name = Storage.holding(to)
     with temporary_folder("the export") as folder:
+        # Written locally first: formats with headers need seeking, which object stores lack.
         path = folder / "catalogue"
         rows = FORMATS[form](selection, path)
         store.put(name, path)
@@ -83,6 +84,7 @@ def export(selection: Selection, to: str | Path, form: str | None = None) -> Wri
 
 def _export_folder(selection: Selection, to: str | Path) -> Written:
     store = Storage(to)
+    # Files of another catalogue would be taken for parts of this one.
     if next(iter(store.list()), None) is not None:
         raise AlreadyExistsError(
             f"{store.where()} holds files already: name a new folder for the HATS catalogue, or "
@@ -103,6 +105,7 @@ def format_of(place: str) -> str:
     if place.endswith("/"):
         return "hats"
     name = Location.parse(place).name.lower()
+    # By the end of the name, since users name files such as cat.v2.fits.
     found = next((form for suffix, form in SUFFIXES.items() if name.endswith(suffix)), None)
     if found is None:
         raise BadInputError(

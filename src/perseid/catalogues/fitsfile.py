@@ -61,6 +61,7 @@ def write_fits(selection: Selection, path: Path) -> int:
     """
     # The header, which precedes the rows, states the width of texts and the number of rows.
     rows, found = measured(selection, _ascii, "FITS")
+    # Escaping may make two names equal, so uniqueness is checked on what is written.
     taken: set[str] = set()
     columns = [
         _column(name, selection.schema.field(name).type, found[name], taken)
@@ -70,6 +71,7 @@ def write_fits(selection: Selection, path: Path) -> int:
     with open(path, "wb") as file:
         file.write(_headers(columns, list(selection.columns), selection.meanings, rows))
         for table in selection.batches():
+            # Zeros, because texts are padded with zero bytes.
             stored = np.zeros(table.num_rows, dtype)
             for column, name in zip(columns, selection.columns, strict=True):
                 stored[column.name] = _stored(table[name].combine_chunks(), column)
@@ -82,6 +84,7 @@ def write_fits(selection: Selection, path: Path) -> int:
 def _column(name: str, kind: Any, found: Measure, taken: set[str]) -> _FitsColumn:
     shown = _unique(_ascii(printable(name)).decode(), taken)
     leaf, lists = unwrapped(kind)
+    # A column needs a width, even without rows.
     size = max(1, found.size or 1)
     if is_text(leaf):
         return _FitsColumn(shown, "A", size, 0, None)
@@ -175,6 +178,7 @@ def _headers(
     for number, (column, name) in enumerate(zip(columns, names, strict=True), 1):
         meaning = meanings[name]
         count = column.count if column.count > 1 or column.code == "A" else ""
+        # Keywords with a limited character set: all texts are escaped to ASCII.
         entries = {
             "TTYPE": column.name,
             "TFORM": f"{count}{column.code}",

@@ -146,6 +146,7 @@ def _placed(selection: Selection, at: _Position) -> Iterator[tuple[Any, NDArray[
         if INDEX in table.column_names:
             table = table.drop_columns([INDEX])
         ra, dec = (_degrees(table[name]) for name in (at.ra, at.dec))
+        # A position outside the sphere has no pixel.
         good = np.isfinite(ra) & np.isfinite(dec) & (np.abs(dec) <= 90)
         if not good.all():
             table = table.filter(good)
@@ -186,10 +187,12 @@ def _deal_out(
         order = orders[index >> 2 * (INDEX_ORDER - ORDER)]
         number = index >> 2 * (INDEX_ORDER - order)
         both = np.stack([order, number], axis=1)
+        # One pass per pixel in the batch, not per object.
         pixels, which = np.unique(both, axis=0, return_inverse=True)
         for place, pixel in enumerate(pixels.tolist()):
             held[pixel[0], pixel[1]].append(table.filter(which.reshape(-1) == place))
         rows += table.num_rows
+        # Few large files: a file per batch and pixel would be thousands.
         if rows >= HELD_ROWS:
             write()
             rows = 0
@@ -205,6 +208,7 @@ def _write_pixels(
     pairs = footer_pairs(selection, longest_texts(selection))
     for (order, number), paths in sorted(shards.items()):
         whole = pa.concat_tables([pa.ipc.open_file(path).read_all() for path in paths])
+        # Readers of HATS search a file by this order.
         whole = whole.sort_by(INDEX).replace_schema_metadata(pairs)
         # The layout that the HATS note prescribes: 10,000 pixels per folder.
         path = folder / (

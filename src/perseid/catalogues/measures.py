@@ -49,10 +49,12 @@ class Measure:
     def _size(self, column: Any, name: str, encode: Encoder, form: str) -> int | None:
         leaf, lists = unwrapped(column.type)
         leave = f"{form}: leave it out by --columns"
+        # Neither FITS nor VOTable has a form for them that readers agree on.
         if is_text(leaf) and lists:
             raise BadInputError(f"the column {one_line(name)} holds lists of texts, which are not "
                                 f"written to {leave}")  # fmt: skip
         if is_text(leaf):
+            # Each different text is encoded once; most text columns repeat few texts.
             texts = column.unique().drop_null().to_pylist()
             return max([self.size or 0, *(len(encode(text)) for text in texts)])
         if not lists:

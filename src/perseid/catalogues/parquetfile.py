@@ -19,6 +19,7 @@ _DATATYPES = {
 
 def write_parquet(selection: Selection, path: Path) -> int:
     """Write the file and return the number of rows."""
+    # Metadata are in the footer, but the writer needs them in the schema from the start.
     schema = selection.schema.with_metadata(footer_pairs(selection, longest_texts(selection)))
     rows = 0
     with pyarrow_module().parquet.ParquetWriter(path, schema) as writer:

@@ -57,6 +57,7 @@ def write_qp(selection: Selection, path: Path) -> int:
         data, ancil = file.create_group("data"), file.create_group("ancil")
         for table in selection.batches():
             pdfs = _pdfs(table, form)
+            # qp has no missing values, so objects without a PDF are left out.
             good = np.isfinite(pdfs).all(axis=1)
             _append(data, form.data, pdfs[good])
             for name in others:
@@ -74,10 +75,12 @@ def _form(selection: Selection) -> _Form:
     for one in there:
         if one.get("grid"):
             grid = np.asarray(one["grid"], np.float64)
+            # Bins are given by their edges, a grid by its points.
             if one.get("bins"):
                 return _Form((one["name"],), "hist", "bins", grid, "pdfs")
             return _Form((one["name"],), "interp", "xvals", grid, "yvals")
     quantiles = [one for one in there if one["kind"] == "quantiles"]
+    # A model may have several outputs with quantiles; those of one output belong together.
     quantiles = [one for one in quantiles if one["output"] == quantiles[0]["output"]]
     if len(quantiles) < 2:
         raise BadInputError(

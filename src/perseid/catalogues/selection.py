@@ -62,6 +62,7 @@ class Selection:
         rows: NDArray[np.bool_] | None = None,
     ) -> None:
         known = stored.schema.names
+        # Without repetitions: most formats need unique names.
         self.columns = tuple(known if columns is None else dict.fromkeys(columns))
         """Names of the columns, in order."""
         unknown = [name for name in self.columns if name not in known]
@@ -72,6 +73,8 @@ class Selection:
             )
         self._stored, self._condition, self._rows = stored, where, rows
         self._where = Where.parse(where) if where else None
+        # Here and not in `batches`, so that a wrong condition is an error before anything is
+        # written.
         self._filter = self._where.expression(stored.schema) if self._where else None
 
     @property
@@ -122,6 +125,7 @@ class Selection:
     def table(self) -> Any:
         """All rows as one ``pyarrow.Table``."""
         pa = pyarrow_module()
+        # The empty table gives the schema if no row is selected.
         return pa.concat_tables([self.schema.empty_table(), *self.batches()])
 
 

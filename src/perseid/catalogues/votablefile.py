@@ -85,6 +85,7 @@ def write_votable(selection: Selection, path: Path) -> int:
         name: _column(name, selection.schema.field(name).type, found[name])
         for name in selection.columns
     }
+    # One bit per column, in whole bytes.
     flags = -(-len(columns) // 8)
     dtype = np.dtype([("flags", "u1", (flags,)), *((f"c{place}", column.dtype)
                      for place, column in enumerate(columns.values()))])  # fmt: skip
@@ -93,6 +94,7 @@ def write_votable(selection: Selection, path: Path) -> int:
         stream = _Base64(file)
         for table in selection.batches():
             stored = np.zeros(table.num_rows, dtype)
+            # Padded to whole bytes, as packbits needs it for rows.
             missing = np.zeros((table.num_rows, flags * 8), bool)
             for place, (name, column) in enumerate(columns.items()):
                 values = table[name].combine_chunks()
@@ -172,4 +174,5 @@ def _stored(column: Any, to: _VOColumn) -> NDArray[Any]:
 
 
 def _utf16(text: str) -> bytes:
+    # VOTable's unicodeChar is big-endian UTF-16 (UCS-2).
     return text.encode("utf-16-be", "backslashreplace")

@@ -36,6 +36,7 @@ _TOKEN = re.compile(
     |(?P<sign>==|!=|<>|<=|>=|=|<|>|\(|\)|,))""",
     re.VERBOSE,
 )
+# SQL's signs are understood as well, since users know them from ADQL.
 _COMPARISONS = {"=": "==", "<>": "!="} | {sign: sign for sign in ("==", "!=", "<", "<=", ">", ">=")}
 _HELP = "; write comparisons such as z_pred > 0.1 and flag == 0"
 
@@ -115,6 +116,7 @@ class _Parser:
             parts.append(part())
 
         def build(schema: Any) -> Any:
+            # Built only here, because the types of columns decide how values are compared.
             built = [one(schema) for one in parts]
             whole = built[0]
             for one in built[1:]:
@@ -176,11 +178,13 @@ class _Parser:
     def _value(self) -> Literal:
         token = self._next()
         if token.kind == "text":
+            # Two quotes stand for one, as in SQL.
             return token.text.replace("''", "'")
         if token.kind == "word" and token.text.lower() in ("true", "false"):
             return token.text.lower() == "true"
         if token.kind != "number":
             raise self._wrong("a number or a text in single quotes is expected", token)
+        # Integers stay integers: as floats, ids beyond 2**53 would be rounded.
         whole = re.fullmatch(r"[-+]?\d+", token.text)
         return int(token.text) if whole else float(token.text)
 
@@ -271,6 +275,7 @@ def _among(schema: Any, name: str, values: list[Literal]) -> Any:
 
 def _is_null(name: str, wanted: bool) -> Any:
     column = compute_module().field(name)
+    # NaN counts as missing: other formats cannot tell the two apart.
     return column.is_null(nan_is_null=True) if wanted else ~column.is_null(nan_is_null=True)
 
 

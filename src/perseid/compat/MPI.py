@@ -98,6 +98,7 @@ def Is_thread_main() -> bool:
 
 def Get_processor_name() -> str:
     """The name of the host that this rank runs on."""
+    # As in MPI, a name for people; ranks of one machine are found by Split_type.
     return socket.gethostname()
 
 

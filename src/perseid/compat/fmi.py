@@ -33,6 +33,7 @@ SPARE_SECONDS = 15.0
 """Seconds before a script's own time limit at which every call ends, whatever the configuration."""
 
 
+# Lower-case names and the values of members are those of FMI's own module.
 class datatypes(enum.Enum):
     """Element types of FMI's values."""
 
@@ -112,6 +113,7 @@ class func:
     associative: bool = True
 
     def __post_init__(self) -> None:
+        # A function without op.custom would be ignored, and the program would get another result.
         if (self.op.name == "custom") != (self.function is not None):
             raise BadInputError("fmi.func takes a function with fmi.op.custom, and only with it")
 
@@ -163,6 +165,7 @@ class Communicator:
         self._peer, self._peers, self._name = int(peer_id), int(num_peers), str(comm_name)
         self._config: FmiConfig = load(config_path, faas_memory, _started_server())
         self._hint = "fast"
+        # Joined at the first call that needs it: many programs only ever use one transport.
         self._open: dict[str, OurCommunicator] = {}
 
     def hint(self, hint: hints) -> None:
@@ -194,12 +197,14 @@ class Communicator:
     def _comm(self, operation: str, nbytes: int) -> Iterator[OurCommunicator]:
         """The communicator of the best transport for an operation, for one call."""
         config = self._config
+        # The same on all workers, since each gives the same operation, size and hint.
         best = choose(operation, self._peers, nbytes, self._hint, config.transports, config.rates)
         try:
             if best.transport not in self._open:
                 self._open[best.transport] = self._join(best.transport)
             yield self._open[best.transport]
         except RendezvousTimeoutError as error:
+            # A local run may work on fewer ranks at once than the program has workers.
             at_once = int(os.environ.get("PERSEID_RANKS_AT_ONCE") or self._peers)
             if at_once >= self._peers:
                 raise
@@ -279,6 +284,7 @@ class Communicator:
             raise BadInputError(
                 f"scatter needs a list whose length {self._peers} workers can share, not {type}"
             )
+        # FMI states the length of the root's list, not of one part.
         size = type.length // self._peers
         parts = None
         if self._peer == root:
@@ -315,6 +321,7 @@ class Communicator:
 
 def _within_script(seconds: float) -> float:
     """A time limit that ends before the script's own, so that its error message is seen."""
+    # Set by the engine, which would otherwise end the script without an explanation.
     left = float(os.environ.get("PERSEID_SCRIPT_ENDS") or math.inf) - time.time()
     return min(seconds, max(1.0, left - min(SPARE_SECONDS, left / 2)))
 

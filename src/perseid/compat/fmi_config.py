@@ -62,6 +62,7 @@ def load(path: str | Path, faas_memory: int, rendezvous: str | None = None) -> F
     direct, s3 = _backend(backends, "Direct"), _backend(backends, "S3")
     if rendezvous is not None:
         host, _, port = rendezvous.rpartition(":")
+        # The file may leave the backend disabled; its time limit still counts.
         told = _part(backends, "Direct")
         direct = {"max_timeout": told.get("max_timeout"), "host": host, "port": port}
     if not direct and not s3:
@@ -97,10 +98,12 @@ def _backend(backends: Mapping[str, object], name: str) -> Mapping[str, object]:
 
 
 def _true(value: object) -> bool:
+    # Accepted as JSON and as text.
     return value is True or str(value).lower() == "true"
 
 
 def _bucket(s3: Mapping[str, object]) -> str:
+    # A path or URL is accepted in addition to a name, for tests and other stores.
     name = str(s3["bucket_name"])
     return name if "://" in name or name.startswith("/") else f"s3://{name}"
 
@@ -138,6 +141,7 @@ def _number(told: Mapping[str, object], name: str, otherwise: float) -> float:
     value = told.get(name)
     try:
         number = otherwise if value is None else float(str(value))
+        # bool is a number to Python, but a mistake in this file.
         if 0 <= number < math.inf and not isinstance(value, bool):
             return number
     except (TypeError, ValueError, OverflowError):

@@ -65,14 +65,17 @@ class AttachedRun:
         listed = {info.key: info for info in self._store.list()}
         changed: dict[int, ObjectInfo] = {}
         for rank in range(self._manifest.world_size):
+            # The record if there is one: the log of a rank that is done says no more.
             found = listed.get(self._key(rank)) or listed.get(layout.log(rank))
             if found is not None and self._read.get(rank) != found:
                 changed[rank] = found
         self._read |= changed
+        # Requests to an object store take tens of milliseconds each, mostly waiting.
         with ThreadPoolExecutor(READERS) as pool:
             told = pool.map(self._look_at, changed, changed.values())
             events = {rank: event for rank, event in zip(changed, told, strict=True) if event}
         for rank in range(self._manifest.world_size):
+            # A rank that left nothing has not begun; reported once, so that a display lists it.
             if rank not in self._states and rank not in events:
                 events[rank] = RankEvent(rank, RankState.WAITING, 0)
         self._states |= events
@@ -105,6 +108,7 @@ class AttachedRun:
                 "stop it there"
             )
         with suppress(ProcessLookupError):
+            # SIGINT, since the driver ends its workers and writes the logs when it gets one.
             os.kill(mark.pid, signal.SIGINT)
         return True
 
@@ -116,6 +120,7 @@ class AttachedRun:
         """The report on every attempt of the run, once it has been published."""
         if not self.ended:
             raise RunError(f"{self._store.where()} is still being worked on: wait for it first")
+        # Attempts and their costs are only in the objects that the driver publishes at the end.
         done = published(self._store, self._manifest)
         if done is None:
             raise RunInterruptedError(
@@ -131,6 +136,7 @@ class AttachedRun:
             ended = self.ended
             for number, text in stored_logs(self._store, rank):
                 lines = text.splitlines()
+                # A log is written again as a whole, so lines that were already yielded are skipped.
                 yield from ((number, line) for line in lines[said.get(number, 0) :])
                 said[number] = len(lines)
             if ended or not follow:
@@ -162,6 +168,7 @@ class AttachedRun:
             if record["run_id"] != self._manifest.run_id:
                 return None
             attempt, rows = int(record["attempt"]), int(record["rows"])
+        # A record may be replaced while it is read, or be left by another run or a script.
         except (NotFoundError, ValueError, KeyError, TypeError):
             return None
         return RankEvent(rank, RankState.DONE, attempt, rows, record=data)

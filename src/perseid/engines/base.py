@@ -97,6 +97,7 @@ class RunHandle(Protocol):
 
 def stated(settings: Mapping[str, object], names: Sequence[str]) -> Any:
     """The settings with one of these names and a value other than None, as keyword arguments."""
+    # None counts as not given, since options of the command line default to None.
     return {name: settings[name] for name in names if settings.get(name) is not None}
 
 

@@ -63,6 +63,7 @@ def work_on_block(
                 if said := leave():
                     ranks.leave_waiting(said)
         except BaseException:
+            # An exception in between must not leave workers running in the task.
             ranks.close(stop)
             raise
         return ranks.conclude(stop)
@@ -78,6 +79,7 @@ def done_since(manifest: Manifest, rank: int, before: int) -> bool:
     """Whether the rank has a record of a newer attempt than `before` (0 if it had none)."""
     store = Storage(manifest.results_url)
     try:
+        # Read again here, not taken from a listing: the task may start hours after its submission.
         key = layout.done_record(rank, script=manifest.script is not None)
         record = parse_json(store.get(key))
         return bool(record["run_id"] == manifest.run_id and int(record["attempt"]) > before)

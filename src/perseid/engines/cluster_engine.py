@@ -73,6 +73,7 @@ class ClusterEngine:
 
     def prepare(self, request: RunRequest) -> RunRequest:
         """Ranks merge through the store; a request for another transport raises `BadInputError`."""
+        # "auto" is accepted, since the store is one of its choices.
         if request.transport in ("direct", "relay"):
             raise BadInputError(
                 f"transport {request.transport!r} needs all ranks at once, and tasks of "
@@ -97,5 +98,6 @@ class ClusterEngine:
 
     def _options_for(self, manifest: Manifest) -> LocalOptions:
         """The options of the worker processes of a task."""
+        # Parsed, so that limits of the engine are checked like those of a request.
         options = options_of(RunRequest.parse({**manifest.request, **self._limits}))
         return replace(options, command=self._command or WORKER)

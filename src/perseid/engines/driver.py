@@ -48,6 +48,7 @@ def begin(
         that would be replaced.
     """
     report(StageEvent("initialize"))
+    # First, because the defaults of the engine are a part of what the manifest records.
     request = engine.prepare(request)
     if replace:
         # A run that is being worked on must not be removed under its workers.
@@ -188,8 +189,10 @@ def follow(
         report(StageEvent("map"))
     handle.wait(report, timeout)
     mapped = handle.report()
+    # The engine had it published meanwhile, for example by a job on the cluster.
     if mapped.published:
         return result_of(Storage(manifest.results_url), manifest, mapped)
+    # Before anything can fail: attempts and costs are kept even if the run cannot be published.
     measured = keep_report(Storage(manifest.results_url), engine.name, mapped)
     if mapped.stopped:
         raise stopped(manifest, engine)
@@ -210,6 +213,7 @@ def _publish(manifest: Manifest, mapped: EngineReport, measured: EngineSummary) 
     except RunIncompleteError as error:  # raised after publishing what there is
         incomplete = str(error)
         summary = cast(RunSummary, parse_json(store.get(layout.SUMMARY)))
+    # Added here, since summarize wrote the summary without it.
     summary["cost"] = bill(store)
     store.put(layout.SUMMARY, json.dumps(summary, indent=1, allow_nan=False).encode())
     return RunResult(manifest, mapped, summary, incomplete)
@@ -227,6 +231,7 @@ def bill(store: Storage) -> Mapping[str, object] | None:
 def stopped(manifest: Manifest, engine: Engine) -> RunInterruptedError:
     """The error of a run that the user stopped."""
     where = Storage(manifest.results_url).where()
+    # The command line resumes on the local engine unless it is told otherwise.
     there = "" if engine.name == "local" else f" --engine {engine.name}"
     return RunInterruptedError(
         f"stopped; `perseid resume {where}{there}` goes on with what is missing"

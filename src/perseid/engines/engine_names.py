@@ -35,11 +35,13 @@ def engine_of_run(store: Storage, settings: Mapping[str, object] | None = None) 
     `settings` override what the run itself states about its engine.
     """
     given = {name: value for name, value in (settings or {}).items() if value is not None}
+    # The mark of a driver at work first; what the last engine left tells of earlier work.
     for key in (layout.DRIVER, layout.ENGINE):
         try:
             mark = parse_json(store.get(key))
         except (NotFoundError, ValueError):
             continue
+        # Early marks of the local engine have a pid and no name.
         if isinstance(mark, dict) and ("pid" in mark or mark.get("engine") in ENGINES):
             return engine_class(mark.get("engine", "local")).configured(mark | given)
     # Version 0.1 left no mark of its runs on AWS: a run on S3 without a mark ran there.

@@ -54,6 +54,7 @@ def state_in(rank: int, log: str) -> RankEvent | None:
 def start_lines(request_id: str, *, cold: bool, output: str = "") -> str:
     """Lines that begin an attempt; `output` is what the worker printed during its init."""
     first = (
+        # Only a new environment logs its start, as on Lambda; tables count cold starts by it.
         f"INIT_START Runtime Version: python:{platform.python_version()}.local\n" if cold else ""
     )
     return f"{first}{output}START RequestId: {request_id} Version: $LATEST\n"
@@ -64,6 +65,7 @@ def end_lines(attempt: Attempt, output: str) -> str:
     return (
         output
         + _error_line(attempt)
+        # END and REPORT last: a reader takes the attempt for ended once they are there.
         + f"END RequestId: {attempt.request_id}\n"
         + format_report(_report(attempt))
         + "\n"
@@ -93,6 +95,7 @@ def _report(attempt: Attempt) -> Report:
 
 def _error_line(attempt: Attempt) -> str:
     if attempt.ending is Ending.TIMED_OUT:
+        # The format of Lambda: milliseconds and Z, with an empty line after it.
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         seconds = attempt.duration_ms / 1000
         return f"{now} {attempt.request_id} Task timed out after {seconds:.2f} seconds\n\n"

@@ -87,11 +87,13 @@ class MessageStream:
         # 0 bytes mean that the other side closed: each side learns of the other's end this way.
         self.ended = not data
         self._buffer += data
+        # Bounded: a script that writes to the wrong descriptor must not fill the driver's memory.
         if len(self._buffer) > LONGEST:
             raise RunError(f"what it sent is longer than {LONGEST} bytes")
         return bool(data)
 
     def _take(self) -> Message | None:
+        # JSON escapes line feeds, so one ends a message.
         line, end, rest = self._buffer.partition(b"\n")
         if not end:
             return None

@@ -48,6 +48,7 @@ class DriverMark:
     @property
     def is_alive(self) -> bool:
         """Whether exactly this process is running on this machine."""
+        # A pid alone would take an unrelated process for the driver after a crash.
         return self.here and self.born == _born(self.pid) != ""
 
 
@@ -69,6 +70,7 @@ class Owner:
 
     def __enter__(self) -> Self:
         mark = json.dumps(asdict(DriverMark.of_this_process())).encode()
+        # Compare and swap: of several processes that find no owner, one succeeds.
         for _ in range(TRIES):
             refuse_if_owned(self._store)
             if _marked(self._store, mark):
@@ -122,6 +124,7 @@ def read_mark(store: Storage) -> DriverMark | None:
     """The mark of the process that works on the run, from ``driver.json``; None without one."""
     try:
         mark = parse_json(store.get(layout.DRIVER))
+        # Marks of other engines have further keys.
         names = [field.name for field in fields(DriverMark) if field.name in mark]
         return from_plain(DriverMark, {name: mark[name] for name in names}, layout.DRIVER)
     except (NotFoundError, ValueError, TypeError):

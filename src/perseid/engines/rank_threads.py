@@ -43,6 +43,7 @@ def run_ranks(
     # Each rank has its own connections, so fifty ranks exceed the usual limit of 1,024 files.
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     found: dict[int, str] = {}
+    # Parsing npz headers uses Python's ast, which in 3.11 is not safe in several threads.
     reading = threading.Lock()
 
     def one(item: WorkItem) -> None:
@@ -56,6 +57,7 @@ def run_ranks(
 
     # The default is 8 MB of address space per thread, and there may be hundreds of threads.
     former = threading.stack_size(STACK_BYTES)
+    # Daemons, so that a rank which hangs in the network does not keep the worker alive.
     threads = [threading.Thread(target=one, args=(item,), daemon=True) for item in items]
     for thread in threads:
         thread.start()

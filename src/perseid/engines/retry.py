@@ -9,6 +9,7 @@ from statistics import median
 from perseid.errors import BadInputError
 from perseid.pipeline.attempts import Ending
 
+# A bad file stays bad, while a killed process, a timeout or a store may succeed next time.
 FINAL = frozenset({Ending.DONE, Ending.BAD_INPUT})
 """Endings that another attempt cannot change."""
 
@@ -67,4 +68,5 @@ def is_straggler(
     """
     if ranks < 2 or len(finished) < fraction * ranks:
         return False
+    # The median, since a mean would grow with the very stragglers that are looked for.
     return elapsed > max(floor, factor * median(finished))

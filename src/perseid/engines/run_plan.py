@@ -140,6 +140,7 @@ def make_plan(
 
 def makespan(seconds: Sequence[float], workers: int, start: float) -> float:
     """When the last of these jobs ends, if the first free worker takes each in order."""
+    # Each worker can begin once it has loaded the model.
     free = [start] * workers
     for job in seconds:
         heapq.heapreplace(free, free[0] + job)
@@ -160,6 +161,8 @@ def _usage(manifest: Manifest, seconds: Sequence[float], memory_mb: int, pace: P
         # 6 objects of the run itself; S3 bills a LIST request, of 1,000 keys each, like a PUT.
         s3_puts=ranks * OBJECTS_A_RANK + 6 + -(-files // 1000),
         stored_bytes=float(sum(ref.size for ref in manifest.partitions)),
+        # Storage is counted for the time of the run only.
         stored_seconds=pace.ready_seconds + max(seconds),
+        # START, END and REPORT of a rank take about this much.
         log_bytes=500.0 * ranks,
     )

@@ -128,6 +128,7 @@ def to_text(message: Message) -> str:
 def from_text(text: str | bytes | bytearray) -> Message:
     """The inverse of `to_text`; raises `RunError` for any other text."""
     try:
+        # Exactly one key: anything else is output that did not come from our code.
         ((name, plain),) = parse_json(text).items()
         return from_plain(_KINDS[name], plain, f"the message {name}")
     except (ValueError, KeyError, AttributeError, BadInputError) as error:

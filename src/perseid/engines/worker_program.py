@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 Work = Callable[[WorkItem, int, Report], Any]
 """Function of (item, attempt, report) that writes the objects of a rank, the record last."""
 
+# Often enough for a display, and too rarely to slow the work.
 _PROGRESS_SECONDS = 0.2
 
 
@@ -69,11 +70,13 @@ def main(
     """
     descriptor, parent = (int(word) for word in (arguments or sys.argv[1:])[:2])
     die_with_parent(parent)
+    # A descriptor, not an address: nobody else on the machine can connect.
     connection = socket.socket(fileno=descriptor)
     # A script that the worker starts must not hold the socket open after the worker has ended.
     connection.set_inheritable(False)
     with MessageStream(connection) as channel:
         first = channel.receive()
+        # The driver went away before it sent the setup.
         if not isinstance(first, WorkerSetup):
             return 0
         try:
@@ -150,6 +153,7 @@ class Prepared:
 
     def _with_options(self, item: WorkItem) -> WorkItem:
         setup = self._setup
+        # The engine decides about threads and time; the item is the same on every engine.
         options = replace(item.options, threads=setup.threads, timeout=setup.timeout)
         return replace(item, options=options)
 
@@ -157,6 +161,7 @@ class Prepared:
 def _place_for(item: WorkItem) -> Path | None:
     """Folder that keeps a copy of a rank's objects for the merge; None if none is needed."""
     local = Storage(item.results_url).local_path() is not None
+    # On a local disk the objects themselves are at hand, and through the store nothing merges here.
     if local or item.transport == STORE:
         return None
     # In TMPDIR, which the engine removes with everything in it.
@@ -218,6 +223,7 @@ class _NoResultError(Exception):
 def _failure(error: Exception) -> AttemptFailed:
     ours = isinstance(error, PerseidError)
     told = ours or isinstance(error, _NoResultError)
+    # Our own messages say what is wrong; only unexpected errors need a traceback in the log.
     if not told:
         traceback.print_exc()
     return AttemptFailed(
@@ -239,6 +245,7 @@ class _Progress:
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
+        # The driver learns the final number of rows from the answer.
         if isinstance(event, RankEvent) and now - self._last >= _PROGRESS_SECONDS:
             self._last = now
             self._channel.send(Progressed(event.rows))

@@ -66,6 +66,7 @@ def measure(item: WorkItem, threads: int, *, batch: int = BATCH, seconds: float 
     BadModelError
         The model cannot be loaded, or no answer came within two minutes.
     """
+    # A separate process, so that the model and its threads do not stay in this one.
     setup = WorkerSetup(item, threads, TIMEOUT, time.time())
     try:
         done = subprocess.run(
@@ -85,8 +86,10 @@ def measure(item: WorkItem, threads: int, *, batch: int = BATCH, seconds: float 
             f"the model {item.model_url} did not answer in {TIMEOUT:.0f} s"
         ) from error
     if done.returncode:
+        # The last line of a traceback names the error.
         last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         raise BadModelError(f"the model {item.model_url} cannot be timed: {last[0]}")
+    # The last line: libraries may print while they load.
     return Pace(**json.loads(done.stdout.splitlines()[-1]))
 
 

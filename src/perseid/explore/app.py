@@ -100,6 +100,7 @@ class ExploreApp:
             Route("/teach/part", self.teach_part),
             Route("/rate", self.rate, methods=["POST"]),
             Route("/undo", self.undo, methods=["POST"]),
+            # One segment only, so that a request cannot name a path.
             Route("/static/{name}", self.static),
         ]
 
@@ -134,6 +135,7 @@ class ExploreApp:
     def _prepare(self) -> None:
         """Begin to read the features; once they are read, add the columns of the ratings."""
         self._explored.prepare()
+        # Not earlier: learning needs the features, and the page must not wait for them.
         if self._explored.prepared.is_set():
             self._taught().publish()
 
@@ -155,6 +157,7 @@ class ExploreApp:
         self._explored.prepare()
         self._explored.prepared.wait(PREPARE_SECONDS)
         given = request.query_params.getlist("label")
+        # Checked before int(): Python refuses very long numbers with an error of its own.
         if not all(re.fullmatch("-?[0-9]{1,15}", text) for text in given):
             raise BadInputError(f"{given} are no labels")
         return teach_view(self._explored, self._taught(), [int(text) for text in given])
@@ -165,6 +168,7 @@ class ExploreApp:
         index, rating = given.get("index", ""), given.get("rating", "")
         if not (re.fullmatch("[0-9]{1,12}", index) and re.fullmatch("[0-9]", rating)):
             raise BadInputError("a rating names an object and a number from 1 to 5")
+        # In a thread: writing to a store would block all other visitors.
         await run_in_threadpool(self._rated, int(index), int(rating))
         return self._after(request)
 
@@ -234,6 +238,7 @@ class ExploreApp:
         return StreamingResponse(self._pictures(request), media_type="text/event-stream")
 
     async def _pictures(self, request: Request) -> AsyncIterator[str]:
+        # -1, so that the present state is sent at once.
         version, silent = -1, 0.0
         while not (self._live.closed or await request.is_disconnected()):
             if self._live.version == version:  # polled, so that no thread waits per visitor
@@ -241,6 +246,7 @@ class ExploreApp:
                 silent += LOOK_SECONDS
                 if silent >= HEARTBEAT_SECONDS:
                     silent = 0.0
+                    # A comment line, which browsers ignore.
                     yield ": still here\n\n"
                 continue
             version, silent = self._live.version, 0.0
@@ -251,6 +257,7 @@ class ExploreApp:
                 + "".join(f"data: {line}\n" for line in text.splitlines())
                 + "\n"
             )
+            # The script closes the connection at the last event; else the browser would reconnect.
             if not going:
                 return
             await asyncio.sleep(PICTURE_SECONDS)
@@ -268,6 +275,7 @@ class ExploreApp:
         # Only known names, so that no path can lead out of the folder.
         if name not in STATIC:
             raise NotFoundError(f"there is no {name!r} here")
+        # Through importlib.resources, since the package may be inside a zip file.
         text = files("perseid.explore").joinpath("static", name).read_text(encoding="utf-8")
         return Response(text, media_type=STATIC[name])
 
@@ -275,6 +283,7 @@ class ExploreApp:
         items = request.query_params.multi_items()
         query = Query.parse(items)
         one = asked(items, self._explored.needed_table())
+        # The form works without the script, which then has no other way to add a condition.
         return query if one is None else query.filtered(one)
 
     def _frame(self, path: str, place: str, title: str) -> PageHead:
@@ -311,6 +320,7 @@ class ExploreApp:
         elif isinstance(error, BadInputError):
             status = 400
         path = request.scope["path"]
+        # Parts, pictures and files are requested by the script, which shows a plain sentence.
         if (path.count("/") > 1 and not path.startswith("/object/")) or path.endswith("/part"):
             return PlainTextResponse(printable(str(error)) + "\n", status)
         frame = await run_in_threadpool(self._frame, path, "", "Not available")
@@ -321,6 +331,7 @@ class ExploreApp:
 async def _body(request: Request) -> bytes:
     """The body of a request; raises `BadInputError` if it is too long for a rating."""
     found = b""
+    # Counted while it arrives: the header with the length may be missing or wrong.
     async for part in request.stream():
         found += part
         if len(found) > MOST_BODY:

@@ -28,6 +28,7 @@ class Axis:
     ) -> Axis:
         """An axis over all values except the fraction `tail` at either end, with a margin."""
         finite = values[np.isfinite(values) & ((values > 0) if log else True)]
+        # An axis is drawn in any case, even for a column without values.
         if not len(finite):
             return cls(1.0, 10.0, count, log) if log else cls(0.0, 1.0, count)
         if len(finite) > SAMPLE:  # quantiles of a regular sample are precise enough
@@ -105,6 +106,7 @@ class Cells:
         good = np.isfinite(values) if rows is None else np.isfinite(values) & rows
         total = int(np.prod(self.shape))
         codes, kept = self.codes[good], values[good]
+        # One pass over all rows, where a loop over cells would take one pass per cell.
         sums = np.bincount(codes, kept, minlength=total + 1)[:total]
         counts = np.bincount(codes, minlength=total + 1)[:total]
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -51,6 +51,7 @@ class PictureOptions:
             factor = float(brightness or 1)
         except ValueError as error:
             raise BadInputError(f"a picture of bands {bands!r} cannot be drawn") from error
+        # Bounds, since the values come from an address.
         if len(chosen) not in (0, 1, 3) or not 1e-3 <= factor <= 1e3:
             raise BadInputError(
                 "a picture shows one band or three, with a stretch of 0.001 to 1000"
@@ -73,6 +74,7 @@ class CutoutImages:
         self, manifest: Manifest, model_bands: Callable[[], Sequence[str]] = tuple
     ) -> None:
         self._data_url, self._model_bands = manifest.data_url, model_bands
+        # A set: each request is checked against it, and a run may have thousands of partitions.
         self._keys = {ref.key for ref in manifest.partitions}
         self._options = read_options(manifest.settings)
         self._readers: OrderedDict[str, PartitionReader] = OrderedDict()
@@ -92,6 +94,8 @@ class CutoutImages:
             found = self._images.get((partition, row))
             if found is None:
                 found = self._read(partition, row)
+            # The order is that of use, so that the image dropped first is the one unused for
+            # longest.
             self._images.move_to_end((partition, row))
             return found
 
@@ -154,6 +158,7 @@ def draw(image: NDArray[np.float32], options: PictureOptions) -> bytes:
 
 def _gray(plane: NDArray[np.float32], options: PictureOptions) -> NDArray[np.uint8]:
     """Gray picture, (height, width, 3), from a little below the sky to the brightest pixel."""
+    # Cutouts may have missing pixels, and a single NaN would blacken the whole picture.
     values = np.nan_to_num(np.asarray(plane, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if not options.linear:

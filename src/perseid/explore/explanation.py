@@ -76,7 +76,9 @@ def explain(features: RunFeatures, index: int, bands: Sequence[str]) -> Explanat
         band = next((band for band in bands if name.endswith(ends[band])), ALL_BANDS)
         by_band[band] = by_band.get(band, 0.0) + float(part)
     sigmas = features.standardized(np.array([index]))[0]
+    # Only features that raise the score explain it.
     largest = [int(i) for i in np.argsort(-parts)[:SHOWN] if parts[i] > 0]
+    # If no feature belongs to a single band, there is nothing to compare.
     known = set(by_band) != {ALL_BANDS}
     return Explanation(
         _shares(groups),

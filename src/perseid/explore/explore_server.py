@@ -71,10 +71,12 @@ class ExploreServer:
         guard: Any = Guard(app, self._token, host, framed=framed)
         self._server = uvicorn.Server(
             uvicorn.Config(
+                # No log of requests: it would contain the token.
                 guard, log_level="critical", access_log=False, lifespan="off", loop="asyncio",
                 timeout_graceful_shutdown=1, server_header=False,
             )
         )  # fmt: skip
+        # A daemon, so that an open connection of a browser cannot keep the process alive.
         self._thread = threading.Thread(target=self._serve, name="explore", daemon=True)
         self._host = host
 
@@ -141,6 +143,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(found[0], socket.SOCK_STREAM)
+        # Otherwise a restart on the same port fails for a minute after a stop.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(found[4])
         listening.listen(128)

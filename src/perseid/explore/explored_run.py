@@ -126,6 +126,7 @@ class ExploredRun:
             # After the end of a run the catalogue may have more rows than before.
             if self._features is None or len(self._features.values) != len(table):
                 found = load_features(self.store, self.run.manifest, table)
+                # The positions become columns, so that brushes and filters work on the map as well.
                 places = found.places()
                 for name, column in zip((MAP_X, MAP_Y), places.T, strict=True):
                     table.add(name, np.ascontiguousarray(column))
@@ -160,6 +161,7 @@ class ExploredRun:
             self.prepared.set()
         model = self.run.manifest.model
         if "residual" in self.known_groups and model is not None:
+            # The model may be missing on this machine, or be of another version.
             with suppress(PerseidError):  # the page then shows no residuals
                 self.residuals = ResidualImages(model.uri, model.digest)
 
@@ -169,6 +171,7 @@ class ExploredRun:
         names = table.texts("partition")
         if partition not in names:
             return None
+        # Codes are compared, which is faster than a million texts.
         of_partition = table.numbers("partition") == names.index(partition)
         found = np.flatnonzero(of_partition & (table.numbers("row") == row))
         return int(found[0]) if len(found) else None
@@ -225,6 +228,7 @@ class ExploredRun:
     def page(self, query: Query) -> TablePage:
         """One page of the table; the last page if the requested one does not exist."""
         rows = self.ordered(query)
+        # At least one page, so that an empty table can say that it is empty.
         pages = max(1, -(-len(rows) // PAGE_ROWS))
         number = min(query.page, pages)
         start = (number - 1) * PAGE_ROWS

@@ -137,6 +137,7 @@ class LiveRun:
         self._ranks = [RankView(rank) for rank in range(run.manifest.world_size)]
         self._unread: list[int] = []
         self._state = _State()
+        # All ranks from the start, so that the fraction is one of the whole run.
         self._state.tally.states |= dict.fromkeys(range(len(self._ranks)), RankState.WAITING)
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -227,6 +228,7 @@ class LiveRun:
     def _finish(self, words: str) -> None:
         self._when_ended()
         try:
+            # Read without the lock, since it comes from the store.
             result = self._run.result
         except PerseidError:
             result = None
@@ -285,8 +287,10 @@ class LiveRun:
             state, ranks = self._state, tuple(self._ranks)
             tally, now = state.tally, time.monotonic()
             counts = state.counts
+            # An engine that reports each rank is more precise than its numbers.
             told = counts if state.going and not state.follows else None
             done = sum(rank.state in (RankState.DONE, RankState.FAILED) for rank in ranks)
+            # Either source may be behind the other.
             rows = max(sum(rank.rows for rank in ranks), counts.rows if counts else 0)
             return LiveView(
                 version=state.version,
@@ -333,6 +337,7 @@ class LiveRun:
         self._ranks[number] = replace(
             rank, record=record, rows=max(rank.rows, record.rows),
             attempt=max(rank.attempt, record.attempt or 1),
+            # The times of the rank itself are better than those at which events arrived.
             began=min((b[1] for b in bars), default=rank.began),
             ended=max((b[2] for b in bars), default=rank.ended),
         )  # fmt: skip

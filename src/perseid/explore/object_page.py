@@ -87,6 +87,7 @@ def object_view(explored: ExploredRun, index: int, *, brief: bool = False) -> Ob
         image = explored.images.image(partition, row)
         shape = (image.shape[0], image.shape[1], image.shape[2])
         bands = explored.band_names(shape[0])
+    # A survey may have moved or be unreadable; the values are shown without a picture.
     except PerseidError as error:
         reason = str(error)
     names, features = explored.columns(), None if brief else explored.known_features
@@ -131,6 +132,7 @@ def _sky(table: ObjectTable, one: np.ndarray) -> tuple[str, tuple[Viewer, ...]]:
     if pair is None:
         return "", ()
     ra, dec = (float(table.numbers(name)[one[0]]) for name in pair)
+    # False for NaN, too: an object may have no position.
     if not (0 <= ra <= 360 and -90 <= dec <= 90):
         return "", ()
     viewers = tuple(Viewer(name, form.format(ra=ra, dec=dec)) for name, form in VIEWERS)

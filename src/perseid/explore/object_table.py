@@ -113,6 +113,7 @@ class ObjectTable:
 
     def add(self, name: str, values: NDArray[np.float64]) -> None:
         """Add a column of numbers, or replace one that was added before."""
+        # An added column must never hide what the run has written.
         if name in self._arrow.column_names:
             raise BadInputError(f"the catalogue has a column {name!r} of its own")
         self._added[name] = values
@@ -145,6 +146,7 @@ class ObjectTable:
             return ColumnKind.CATEGORY
         if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
             return ColumnKind.NUMBER
+        # A survey of few partitions would make them categories, but they are searched as text.
         few = len(self._dictionary(name)[1]) <= MOST_CATEGORIES
         return ColumnKind.CATEGORY if few and name != "partition" else ColumnKind.TEXT
 
@@ -195,6 +197,7 @@ class ObjectTable:
             found = self._arrow[name].combine_chunks().dictionary_encode()
             texts = [str(text) for text in found.dictionary.to_pylist()]
             codes = found.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+            # Natural order: part-2 before part-10.
             order = sorted(range(len(texts)), key=lambda i: natural_key(texts[i]))
             place = np.empty(len(texts) + 1, np.int32)
             place[order] = np.arange(len(texts), dtype=np.int32)

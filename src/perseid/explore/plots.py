@@ -150,6 +150,7 @@ class Plots:
         return self._kept.get(key, lambda: Cells.of(*given))
 
     def _redshift(self, shown: Shown, color: str) -> Plot:
+        # The same range for both axes, so that equality is the diagonal.
         x, y = self._axis("z_spec", CELLS), self._axis("z_pred", CELLS)
         low, high = min(x.low, y.low), max(x.high, y.high)
         axis = Axis(low, high, CELLS)
@@ -186,6 +187,7 @@ class Plots:
     def _colored(self, plot: PlotArea, x: Axis, y: Axis, shown: Shown, color: str) -> str:
         """Draw the cells of the map shaded by the mean of a column; return the caption."""
         name, equals, value = color.rpartition("=")
+        # A column's name may itself contain an equals sign.
         if not re.fullmatch("-?[0-9]{1,15}", value) or not self._table.has(name):
             equals, name, values = "", color, self._table.numbers(color)
             words = f"mean {name}"
@@ -211,6 +213,8 @@ class Plots:
         base, selected = cells.counts(shown.base), None
         if shown.selected is not None:
             selected = cells.counts(shown.selected)
+        # Room above the highest bar; the logarithmic axis begins below 1 so that single counts
+        # show.
         top = max(10.0, 1.3 * float(base.max(initial=1)))
         plot = frame(WIDTH, WIDTH, (axis.low, axis.high), (0.7, top), x_log=axis.log, y_log=True)
         title = "Scores" if name == "anomaly_score" else "Redshifts"
@@ -251,6 +255,7 @@ class Plots:
         names: list[str] = []
         for column in (true, predicted):
             names += [c.name for c in self._table.categories(column) if c.name not in names]
+        # More classes would leave no room for their labels.
         return names[:MOST_CLASSES]
 
     def _class_columns(self) -> tuple[str, str] | None:
@@ -350,6 +355,7 @@ def _confusion(plot: PlotArea, counts: NDArray[np.int64], classes: list[str]) ->
     size = plot.x(1.0) - plot.x(0.0)
     for i, name in enumerate(classes):
         middle = plot.x(i + 0.5)
+        # Long names would run out of the picture.
         plot.svg.text(plot.x.start - 8, plot.y(i + 0.5) + 4, name[:16], "tick", "end")
         plot.svg.add(f'<g transform="rotate(-40 {middle:.1f} {plot.y.start + 14:.1f})">')
         plot.svg.text(middle, plot.y.start + 14, name[:16], "tick", "end")

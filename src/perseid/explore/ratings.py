@@ -108,6 +108,7 @@ class RatingsFile:
         for attempt in range(TRIES):
             seen = self._reload()  # always, so that ratings from another server are kept
             changed = change(self._history)
+            # Nothing to undo: the file is left alone.
             if changed == self._history:
                 return
             data = _written(changed)
@@ -149,6 +150,7 @@ def _written(history: Sequence[Rating]) -> bytes:
         "rated_at": pyarrow.array([one.rated_at for one in history], "float64"),
         "rater": pyarrow.array([one.rater for one in history], "string"),
     }
+    # A column of nothing but missing values would only puzzle readers of the file.
     if not any(one.rater for one in history):
         del columns["rater"]
     buffer = io.BytesIO()

@@ -126,6 +126,7 @@ def load_features(store: Storage, manifest: Manifest, table: ObjectTable) -> Run
             f"{len(table):,} objects of {width} features are more than this page holds in memory: "
             "`perseid similar` compares them from the store"
         )
+    # float32, as on disk: float64 would double the memory without adding precision.
     values = np.full((len(table), width), np.nan, np.float32)
     places = _Places(table)
     for rank, record in records.items():
@@ -136,6 +137,7 @@ def load_features(store: Storage, manifest: Manifest, table: ObjectTable) -> Run
                         rows, own = places.of(part.key)
                         values[rows] = part.features[own]
         except BrokenRankError as error:
+            # One broken rank costs its own objects only.
             reasons.append(f"rank {error.rank} has no features: {error.reason}")
     return RunFeatures(values, groups, moments.total(), metric, tuple(reasons))
 
@@ -169,6 +171,7 @@ class _Places:
 
     def of(self, key: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of the catalogue from a partition, and the row of each in that partition."""
+        # -1 finds no row: a partition may have failed and be missing from the catalogue.
         code = self._names.get(key, -1)
         start, stop = np.searchsorted(self._sorted, (code, code + 1))
         rows = self._order[start:stop]

@@ -96,6 +96,7 @@ def _tiles(explored: ExploredRun, view: LiveView) -> tuple[Tile, ...]:
     done, failed = view.count(RankState.DONE), view.count(RankState.FAILED)
     memory, world = view.memory_mb, explored.run.manifest.world_size
     ended = max((rank.ended for rank in view.ranks if rank.ended), default=None)
+    # A page that is opened days later shows the duration of the run, not its age.
     until = time.time() if view.going else (ended or view.began)
     on_aws = explored.run.engine.on_aws
     waiting = view.count(RankState.WAITING)
@@ -142,6 +143,7 @@ def _lanes(view: LiveView) -> Sequence[Lane]:
         bars = rank.record.timeline if rank.record else ()
         if not bars and rank.began is not None:
             bars = (("init", rank.began, rank.ended or now),)
+        # The timeline begins with the first rank, not at the epoch.
         shifted = tuple((stage, start - zero, end - zero) for stage, start, end in bars)
         lanes.append(Lane(rank.rank, shifted, lost=rank.state is RankState.FAILED))
     return lanes

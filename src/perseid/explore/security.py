@@ -74,6 +74,7 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, guarded)
             return
+        # The slash at the end of the prefix becomes the first of the path.
         path = scope["path"].encode()[len(self._prefix) - 1 :].decode()
         await self._app({**scope, "path": path, "raw_path": path.encode()}, receive, guarded)
 
@@ -98,6 +99,7 @@ class Guard:
     def knows(self, host: str) -> bool:
         """Whether a Host header names this machine: an address, localhost or its host name."""
         name = host.strip().lower()
+        # IPv6 addresses are in brackets, before an optional port.
         if name.startswith("["):
             name = name[1:].partition("]")[0]
         elif name.count(":") == 1:
@@ -112,6 +114,7 @@ class Guard:
     def _with_headers(self, send: Send) -> Send:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
+                # Headers that a page sets itself, such as cache-control of pictures, are kept.
                 own = {name for name, _ in message.get("headers", ())}
                 extra = [pair for pair in self._headers if pair[0] not in own]
                 message = {**message, "headers": [*message.get("headers", ()), *extra]}

@@ -66,6 +66,7 @@ def selected_file(explored: ExploredRun, query: Query, suffix: str) -> TakenFile
     selection = Selection(StoredCatalogue(explored.store), rows=rows)
     with temporary_folder("the selection") as folder:
         path = folder / f"selection.{suffix}"
+        # Through a file, since the writers of all formats take a path.
         FORMATS[_FORMS[suffix]](selection, path)
         return TakenFile(f"{_stem(explored)}.{suffix}", FILES[suffix], path.read_bytes())
 
@@ -118,6 +119,7 @@ def _gallery(explored: ExploredRun, rows: np.ndarray, total: int, order: str) ->
         image, what = None, f"Cutout of {name}"
         try:
             image = png_url_of(explored, partition, row)
+        # The report is useful without the pictures of a survey that has moved.
         except PerseidError as error:
             what = str(error)
         lines = []

@@ -60,6 +60,7 @@ def teach_view(explored: ExploredRun, teaching: Teaching, wanted: Collection[int
     """Content of the page; `wanted` are the labels that count, or all but 0 if it is empty."""
     queue, rated = teaching.queue(), teaching.rated()
     labels = teaching.labels()
+    # Without a choice, every label counts as interesting.
     chosen = set(wanted) or {one.value for one in labels}
     precision = teaching.precision(chosen) if labels else None
     rows: tuple[PrecisionRow, ...] = ()

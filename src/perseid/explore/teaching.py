@@ -98,6 +98,7 @@ class Teaching:
             seen = (id(table), version, last)
             if self._table_seen == seen:
                 return self._ranking
+            # A new catalogue has other row numbers.
             if not len(self._quantile) or len(self._quantile) != len(table):
                 self._rows.clear()
                 self._quantile = quantiles(table.numbers("anomaly_score"))
@@ -125,6 +126,7 @@ class Teaching:
 
     def _make_columns(self) -> None:
         table, rated = self._explored.needed_table(), self.rated()
+        # No empty columns before the first rating; after an undo they stay, but are empty.
         if not rated and RATING not in table.added:
             return
         ratings = np.full(len(table), np.nan)
@@ -147,6 +149,8 @@ class Teaching:
             values[rated] = -np.inf
             order = np.argsort(-values, kind="stable")[:QUEUE]
             return np.asarray(order[np.isfinite(values[order])], np.int64)
+        # The number of ratings as the seed: the same proposals after a reload, new ones after a
+        # rating.
         return proposals(ranking, features.values, features.moments, rated, QUEUE, seed=len(rated))
 
     def top(self, count: int = SHOWN) -> NDArray[np.int64]:
@@ -159,6 +163,7 @@ class Teaching:
         # A partition first: sorting a million values for the first hundred would be slow.
         size = min(count, len(values))
         found = np.argpartition(-values, size - 1)[:size] if size else np.empty(0, np.int64)
+        # Ties in the order of the catalogue, so that the list is the same each time.
         found = found[np.lexsort((found, -values[found]))]
         return np.asarray(found[np.isfinite(values[found])], np.int64)
 

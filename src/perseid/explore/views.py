@@ -107,6 +107,7 @@ class ObjectsView:
 def objects_view(explored: ExploredRun, query: Query) -> ObjectsView:
     """Content of the page of objects for a query."""
     table, page = explored.needed_table(), explored.page(query)
+    # The page that is shown, which may be the last one instead of the one in the address.
     query = replace(query, page=page.number)
     shown, plots = explored.shown(query), explored.plots()
     chips = [Chip(c.words(table), query.without(c).address(), False) for c in query.filters]
@@ -183,5 +184,6 @@ def cell_of(table: ObjectTable, name: str, value: object) -> BodyCell:
     if kind is ColumnKind.CATEGORY and isinstance(value, int) and not isinstance(value, bool):
         return BodyCell(table.category_name(name, value), False)
     if isinstance(value, float):
+        # Rounded for reading; all digits are in the title.
         return BodyCell(f"{value:.5g}", True, repr(value))
     return BodyCell(str(value), kind is ColumnKind.NUMBER)

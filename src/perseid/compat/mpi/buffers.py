@@ -106,6 +106,7 @@ def _memory(given: Any, writable: bool) -> tuple[Array, Datatype]:
     """The bytes of an object with a buffer, and the type of its elements."""
     if given is None or given is BOTTOM:
         return np.empty(0, np.uint8), BYTE
+    # Reading GPU memory through its address would crash the process.
     if hasattr(given, "__cuda_array_interface__"):
         raise UnsupportedError("Arrays on a GPU cannot be sent: copy them to the host first.")
     if not isinstance(given, np.ndarray):
@@ -134,7 +135,9 @@ def _from_buffer(given: Any) -> Array:
         ) from None
     if not view.contiguous:
         raise ValueError("an array that is sent or received into must be contiguous")
+    # A format of "c" has no counterpart as a number in NumPy.
     code = "u1" if view.format in ("c", "B") else view.format or "u1"
+    # frombuffer refuses empty buffers, which are valid in MPI.
     if not view.nbytes:
         return np.empty(0, code)
     return np.frombuffer(view.cast("B"), code)

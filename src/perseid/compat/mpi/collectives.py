@@ -372,6 +372,7 @@ def _put(came: Sequence[Array] | None, places: Sequence[Array] | None) -> None:
     if came is None or places is None:
         return
     for array, place in zip(came, places, strict=True):
+        # The ranks' arguments are checked on arrival, because each rank knows only its own.
         if array.size > place.size or array.dtype != place.dtype:
             raise ValueError(
                 f"{array.size} elements of {array.dtype} came for a place of {place.size} of "

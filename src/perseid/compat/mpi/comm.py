@@ -162,11 +162,13 @@ class Comm(Messages, Collectives):
 
     def Create(self, group: Group) -> Intracomm:
         """Create a communicator of some of the ranks; all ranks of this one must call it."""
+        # The rank in the group is the key, so the new communicator has the order of the group.
         inside = self._group.world.rank in group.ranks
         return _owned(self._group.split(0 if inside else None, group.rank if inside else 0))
 
     def Free(self) -> None:
         """Release the communicator, which becomes ``COMM_NULL``."""
+        # MPI forbids this: every other communicator is derived from these two.
         if self in (COMM_WORLD, COMM_SELF):
             raise failure("ERR_COMM", f"{self!r} cannot be freed.")
         self._handle.find, self._handle.name = None, "MPI_COMM_NULL"
@@ -200,6 +202,7 @@ class Comm(Messages, Collectives):
                 return name if self is comm else (type(self), (comm,))
         if not self:
             return "COMM_NULL" if self is COMM_NULL else (type(self), (COMM_NULL,))
+        # Another process may not have the group, or under another id.
         raise ValueError("only COMM_WORLD and COMM_SELF can be pickled")
 
     def __getattr__(self, name: str) -> NoReturn:

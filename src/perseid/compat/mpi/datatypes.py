@@ -62,6 +62,7 @@ class Datatype:
         return self.dtype is not None
 
     def __eq__(self, other: object) -> bool:
+        # By NumPy type: LONG and INT64_T are the same memory.
         return isinstance(other, Datatype) and self.dtype == other.dtype
 
     def __hash__(self) -> int:
@@ -121,6 +122,7 @@ def from_code(code: str) -> Datatype:
     KeyError
         There is no type for this code.
     """
+    # NumPy reads "c" as text of one byte.
     if code == "c":
         return DATATYPES["CHAR"]
     try:

@@ -75,6 +75,7 @@ def _code(other: object) -> int:
     return int(other) if isinstance(other, SupportsInt) else -1
 
 
+# Both, since mpi4py raises NotImplementedError and our command line reports PerseidError.
 class UnsupportedError(BadInputError, NotImplementedError):
     """A part of MPI that is not available here; the message says what to use instead."""
 

@@ -78,6 +78,7 @@ class Group:
     @classmethod
     def Union(cls, group1: Group, group2: Group) -> Group:
         """Create the group of the ranks of both groups."""
+        # First the ranks of group1, then the rest of group2, as the MPI standard orders them.
         more = [rank for rank in group2.ranks if rank not in group1.ranks]
         return cls.of([*group1.ranks, *more], group1._own)
 

@@ -37,6 +37,7 @@ class HasGroup:
 
     def _root(self, root: Any) -> int:
         """Check the root of a collective."""
+        # operator.index accepts NumPy integers and refuses floats.
         number, size = operator.index(root), self._group.size
         if not 0 <= number < size:
             raise failure("ERR_ROOT", f"root {number} is not in a communicator of {size} ranks.")

@@ -211,6 +211,7 @@ class Messages(HasGroup):
             self._group.send(blob, rank, tag, answered)
 
     def _receive(self, source: int, tag: int, into: Array | None, status: Status | None) -> Any:
+        # Without one from the caller, a status is still needed for the error message.
         found = Status() if status is None else status
         if source == PROC_NULL:
             return found.fill(PROC_NULL)
@@ -243,6 +244,7 @@ class Messages(HasGroup):
         status.fill(self._group.source_of(want), frame.step, len(frame.body))
         if room is None:
             return loads(frame.parts, frame.body) if len(frame.body) else None
+        # The message has been taken in any case, so the next one can follow.
         if payload(frame, room) > len(room):
             raise failure(
                 "ERR_TRUNCATE",
@@ -254,6 +256,7 @@ class Messages(HasGroup):
 
 def _check_buf(buf: Any) -> None:
     if buf is not None:
+        # The warning that mpi4py gives.
         warnings.warn("the 'buf' argument is not needed", UserWarning, stacklevel=3)
 
 

@@ -127,6 +127,7 @@ class Op:
 
 
 def _call(own: Callable[..., Any], left: Array, result: Array, datatype: Datatype | None) -> None:
+    # As mpi4py does, the function gets plain memory and the datatype.
     own(left.view(np.uint8).data, result.view(np.uint8).data, datatype)
 
 
@@ -172,6 +173,7 @@ OPS = {
         "MAXLOC": MAXLOC,
         "MINLOC": MINLOC,
         "REPLACE": OurOp.custom(_last, associative=True),
+        # Not commutative: the result is that of a certain rank.
         "NO_OP": OurOp.custom(_first, associative=True),
     }.items()
 }

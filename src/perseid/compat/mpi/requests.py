@@ -195,6 +195,7 @@ class Request:
         """The indices and objects of all that are done; None if none is active."""
         if not any(requests):
             return None, None
+        # Tested once, then waited for: what completes in between is reported by the next call.
         done = [i for i, request in enumerate(requests) if request and request._handle.test()]
         found = [Status() for _ in done]
         values = [requests[i]._handle.wait(one) for i, one in zip(done, found, strict=True)]
@@ -248,6 +249,7 @@ class _Handle:
             assert self.operation is not None
             self.group.wait(self.operation)
         value, found = self._ending()
+        # A completed request is MPI.REQUEST_NULL from then on.
         self.active = False
         if status is not None:
             _copy(found, status)
@@ -319,6 +321,7 @@ def both(sending: Request, receiving: Request) -> Request:
     group = handles[0].group or handles[1].group
 
     def finish(status: Status) -> None:
+        # Both have ended by now; waiting raises their errors.
         sending.Wait()
         receiving.Wait(status)
 

@@ -55,6 +55,7 @@ class _Process:
         # mpi4py finalizes at the end of the program, so programs do not do it themselves.
         atexit.register(self._at_exit)
         # An uncaught exception must also end the other ranks, and atexit functions do not see it.
+        # Kept, so that the traceback is still printed by whoever printed it before.
         former = sys.excepthook
 
         def note(
@@ -88,6 +89,7 @@ class _Process:
 
     def abort(self, code: int) -> NoReturn:
         """End this process at once, and tell the other ranks."""
+        # os._exit below skips the flush of buffered output.
         sys.stdout.flush()
         sys.stderr.flush()
         if self.joined and self._world is not None:

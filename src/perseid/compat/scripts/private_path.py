@@ -34,6 +34,7 @@ def why_shared(root: Path, folder: str) -> str | None:
         A folder can be neither created nor opened.
     """
     place = root
+    # An open folder stays the same folder, whatever is renamed around it.
     above = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         said = _of_root(root, os.fstat(above))
@@ -66,6 +67,7 @@ def why_open(path: Path, found: os.stat_result) -> str | None:
     """Why another user could change this file or folder, as its owner or by its permissions."""
     if found.st_uid != os.geteuid():
         return f"{path} belongs to {_name(found.st_uid)}"
+    # The permissions of a link mean nothing; its owner does.
     if not stat.S_ISLNK(found.st_mode) and found.st_mode & _OTHERS_WRITE:
         return f"{path} can be written by other users (chmod go-w {path} closes it)"
     return None
@@ -74,6 +76,7 @@ def why_open(path: Path, found: os.stat_result) -> str | None:
 def _of_root(root: Path, found: os.stat_result) -> str | None:
     if found.st_uid not in (0, os.geteuid()):
         return f"{root} belongs to {_name(found.st_uid)}"
+    # With the sticky bit, as on /tmp, only owners rename or remove their entries.
     if found.st_mode & _OTHERS_WRITE and not found.st_mode & stat.S_ISVTX:
         return f"{root} lets every user remove the others' files (chmod +t {root} mends it)"
     return None
@@ -105,6 +108,7 @@ def entering(folder: Path, root: Path, cwd: Path) -> Callable[[], None]:
     """
     libc = ctypes.CDLL(None, use_errno=True)
     unshare, mount = libc.unshare, libc.mount
+    # Before the fork: afterwards only system calls are safe in a process with threads.
     uid, gid = os.geteuid(), os.getegid()
     source, target, place = os.fsencode(folder), os.fsencode(root), os.fsencode(cwd)
 
@@ -122,6 +126,7 @@ def entering(folder: Path, root: Path, cwd: Path) -> Callable[[], None]:
         # Otherwise every process on the machine would see the mount below.
         check(mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None))
         check(mount(source, target, None, _MS_BIND, None))
+        # The current folder still is the one below the mount until it is entered again.
         os.chdir(place)
 
     return enter

@@ -97,6 +97,7 @@ def _measure(item: WorkItem, storage: Storage, clock: Timeline) -> None:
     with ExitStack() as stack:
         with clock.stage("fetch"):
             folder = stack.enter_context(script_folder(bucket, prefix))
+        # Checked after the copy too, since the folder may have changed after the run was submitted.
         if not (folder.copy / inner).is_file():
             raise BadInputError(
                 f"script {environment['SCRIPT']!r} is not there: {bucket.where(prefix)} holds no "
@@ -137,6 +138,7 @@ def _run(item: WorkItem, folder: ScriptFolder, inner: str, environment: Mapping[
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     with tempfile.TemporaryDirectory(prefix=f"perseid-rank-{item.rank}-") as own:
         process = _start(item, folder, inner, {**environment, "TMPDIR": own})
+        # In a thread, so that the wait below has its time limit.
         reader = threading.Thread(target=_pass_on, args=(process, tail), daemon=True)
         reader.start()
         try:
@@ -152,6 +154,7 @@ def _run(item: WorkItem, folder: ScriptFolder, inner: str, environment: Mapping[
             process.wait(10)
             reader.join(10)
     if status:
+        # Popen gives the number of a signal as a negative status.
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         said = " / ".join(line[:LINE_CHARACTERS] for line in tail) or "nothing"
         raise WorkerFailedError(f"rank {item.rank}: the script {how}; its last words: {said}")
@@ -181,6 +184,7 @@ def _start(
             [sys.executable, str(path)],
             cwd=(folder.copy / inner).parent,
             env=variables,
+            # A script that waits for input would wait until its time limit.
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -249,6 +253,7 @@ def _record(
 ) -> RankRecord:
     clock, init = measured.clock, measured.init_seconds
     seconds = amount(theirs.get("total_cpu_time (seconds)")) or 0.0
+    # The peak of the largest child, which is the script; kilobytes on Linux.
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     stages = dict.fromkeys(("rendezvous", "decode", "collectives", "publish"), 0.0)
     stages |= {"init": init, "fetch": clock.seconds("fetch")}
@@ -268,6 +273,7 @@ def _record(
         micro_batch=0,
         num_batches=round(amount(theirs.get("num_batches")) or 0),
         device=_text(theirs.get("device")),
+        # What the script computes with is unknown.
         precision="script",
         transport="none",
         stages=stages,

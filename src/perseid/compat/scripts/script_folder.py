@@ -118,6 +118,7 @@ def script_folder(
             _hold(storage, prefix, objects, target, lock, seconds)
             yield ScriptFolder(target, target, root)
             return
+        # mkdtemp creates it with access for this user only.
         with tempfile.TemporaryDirectory(prefix="perseid-script-") as private:
             copy = Path(private, prefix)
             _copy_all(storage, prefix, objects, copy)
@@ -131,6 +132,7 @@ def _digest(prefix: str) -> str:
 @contextmanager
 def _place(root: Path, prefix: str) -> Iterator[tuple[int | None, str]]:
     """Yield the lock of the shared folder, or None and why other users could change the folder."""
+    # One lock per user and folder; a digest, because prefixes contain slashes and spaces.
     path = root / f".perseid-{os.geteuid()}-{_digest(prefix)}.lock"
     with ExitStack() as stack:
         try:
@@ -171,6 +173,7 @@ def _hold(
             if not _holds(target, version):
                 _replace(storage, prefix, objects, version, target)
             continue  # the next round takes the shared lock
+        # Runs with different versions take turns, so a long run is waited for, but not forever.
         if time.monotonic() > deadline:
             raise RunError(
                 f"{target} has been in use by scripts of another run for {seconds:.0f} s: "
@@ -183,6 +186,7 @@ def holds_fmi_configuration(storage: Storage, prefix: str) -> bool:
     """Whether the folder has an FMI configuration, a small JSON file that names backends."""
     for info in storage.list(prefix):
         suffix = PurePosixPath(info.key).suffix.lower()
+        # Scripts come with models of gigabytes, which are not downloaded to look for JSON.
         if suffix not in CONFIGURATION_SUFFIXES or info.size > MAX_CONFIGURATION:
             continue
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
@@ -232,6 +236,7 @@ def _no_link(storage: Storage, key: str) -> None:
 
 def _version(storage: Storage, prefix: str, objects: Sequence[ObjectInfo]) -> str:
     lines = [f"{info.key}\0{info.size}\0{info.etag}" for info in objects]
+    # With the location, since folders of two buckets may have the same prefix.
     text = "\n".join([storage.where(prefix), *sorted(lines)])
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -32,6 +32,7 @@ def script_job(request: RunRequest) -> ScriptJob | None:
             "and `S3_object_name`, or give `model` to use our runtime instead"
         )
     talks = request.fmi_enabled
+    # The request did not say, so the folder is searched for a configuration of FMI.
     if talks is None:
         talks = holds_fmi_configuration(bucket, folder)
     root = (Location.parse(bucket_url) / layout.PAYLOAD).url

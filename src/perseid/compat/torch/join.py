@@ -59,6 +59,7 @@ class Membership:
         BadInputError
             Another group has the same id.
         """
+        # From the name and the ranks, so that all agree on an id without a message.
         digest = hashlib.sha256(f"{name} {ranks}".encode()).digest()
         ident = _SUBGROUPS | int.from_bytes(digest[:4], "little") >> 2
         if self._idents.setdefault(ident, name) != name:
@@ -76,6 +77,7 @@ class Membership:
             return
         with contextlib.suppress(ValueError):
             _memberships.remove(self)
+        # Sends are completed first, since peers may still be receiving them.
         self.world.finish(error)
         self.world.close(error)
         if self._server is None:
@@ -122,6 +124,7 @@ def leave(error: BaseException | None = None) -> None:
 def _join(options: Any, default: bool) -> Membership:
     store, rank, size = options.store, options.group_rank, options.group_size
     seconds = options.timeout.total_seconds()
+    # A single rank needs no rendezvous; torch creates such groups routinely.
     if size == 1:
         alone = SharedWorld.join(job="alone", rank=0, world_size=1, rendezvous=None, key=None)
         return Membership(alone, None, default)
@@ -149,7 +152,9 @@ def _serve(store: Any, name: str, default: bool) -> EmbeddedServer:
     """Start a rendezvous in this process and announce it in torch's store."""
     host = _own_host(default)
     local = host == "127.0.0.1"
+    # A random name and secret per job: nobody else on the network can join.
     secret, job = secrets.token_bytes(32), f"torch-{secrets.token_hex(8)}"
+    # Encryption is for the network; loopback does not need it.
     certificate = None if local else certificate_if_installed()
     config = Config(
         host=host if local else "", port=0, http_port=None, tcpunch=False, secret=secret,
@@ -176,6 +181,7 @@ def _own_host(default: bool) -> str:
         *_, found = socket.getaddrinfo(master, None, type=socket.SOCK_STREAM)[0]
     except OSError:
         return master
+    # A name that resolves to loopback means that all ranks are on this machine.
     if str(found[0]).startswith("127.") or found[0] == "::1":
         return "127.0.0.1"
     return str(found[0]) if default else own_address(str(found[0]))

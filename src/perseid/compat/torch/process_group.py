@@ -163,6 +163,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
             # In the same order on all ranks; dtypes themselves cannot be compared.
             for dtype in sorted(kinds, key=str):
                 alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+                # One message instead of many: small messages cost mostly latency.
                 joined = torch.cat([tensor.detach().reshape(-1) for tensor in alike])
                 self._reduced([joined], op)(comm)
                 at = 0
@@ -247,6 +248,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
 
         def call(comm: Communicator) -> None:
             for output, parts in zip(outputs, inputs, strict=True):
+                # Our reduce-scatter takes one array with the parts of all ranks.
                 array = np.concatenate([convert.numbers(part) for part in parts])
                 _scatter_sum(comm, array, output, reduction, [part.numel() for part in parts])
 
@@ -349,6 +351,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
     def send(self, tensors: Sequence[Tensor], rank: int, tag: int = 0) -> MessageWork:
         """Begin to send a tensor."""
         tensor = _only(tensors)
+        # The memory is sent as it is, so a strided tensor is copied first.
         tensor = tensor if convert.in_place(tensor) else convert.copied(tensor)
         data = room(tensor)
         sent = self._group.start_send(Blob(0, [data], len(data)), rank, tag)

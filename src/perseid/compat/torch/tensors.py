@@ -140,6 +140,7 @@ def _check_reducible(op: Op, tensors: Sequence[torch.Tensor], mean: bool) -> Non
 def divide(array: Array, ranks: int) -> None:
     """Divide a sum by the number of ranks, in place; integers are rounded toward zero."""
     if array.dtype.kind in "iu":
+        # As torch does; floor division would round toward minus infinity.
         array[...] = np.trunc(array / ranks).astype(array.dtype)
     else:
         array /= array.dtype.type(ranks)
@@ -156,6 +157,7 @@ def counts(tensor: torch.Tensor, splits: Sequence[int], ranks: int) -> list[int]
     splits = list(splits) or [rows // ranks] * ranks
     if sum(splits) != rows or len(splits) != ranks:
         raise BadInputError(f"Parts of {splits} rows for {ranks} ranks do not make {rows} rows.")
+    # Without rows there are no elements, and no division by zero.
     return [split * (tensor.numel() // rows) if rows else 0 for split in splits]
 
 

@@ -56,6 +56,7 @@ class CallWork(_Work):  # type: ignore[misc]
 
     def wait(self, timeout: timedelta = timedelta(0)) -> bool:
         """Wait until the call is done; raises its error."""
+        # A timeout of 0 is torch's default and means none.
         if not self._job.join(timeout.total_seconds() or None):
             raise RendezvousTimeoutError(f"A collective took over {timeout.total_seconds():g} s.")
         self._job.result()
@@ -150,6 +151,7 @@ class MessageWork(_Work):  # type: ignore[misc]
         frame, tensor = self._operation.frame, self._tensor
         assert frame is not None
         size = tensor.numel() * tensor.element_size()
+        # torch has no partial receives: another size means that the two ranks disagree.
         if len(frame.body) != size:
             raise BadInputError(
                 f"A message of {len(frame.body)} bytes came from rank {self._source_rank()} for a "

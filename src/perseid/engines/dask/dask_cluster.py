@@ -39,6 +39,7 @@ def connected(address: str | None) -> Any:
 
 def refuse_other_versions(client: Any) -> None:
     """Raise `RunError` if the cluster has no workers, or some with another version of perseid."""
+    # On every worker: tasks are pickled, so both sides must have the same code.
     found = client.run(version)
     if not found:
         raise RunError("the Dask cluster has no workers: start some, or scale it up")

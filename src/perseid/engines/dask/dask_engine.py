@@ -104,6 +104,7 @@ class DaskEngine(ClusterEngine):
         options = replace(
             self._options_for(manifest), workers=1, environment=dict(self._environment)
         )
+        # A block is one task; Dask decides how many of them a worker runs at once.
         step = self._ranks_per_task or 1
         blocks = [tuple(wanted[at : at + step]) for at in range(0, len(wanted), step)]
         return DaskRun(self.client, manifest, blocks, former, options, self._resources)

@@ -70,6 +70,7 @@ class DaskRun(AttachedRun):
     @property
     def ended(self) -> bool:
         """Whether no task waits or runs, or the time for tasks of a stopped run to end is over."""
+        # A worker that hangs or is gone must not make a stopped run wait forever.
         if self._stopped_at is not None and time.time() - self._stopped_at > STOP_SECONDS:
             return True
         return all(future.done() for future in self._futures)
@@ -106,6 +107,7 @@ class DaskRun(AttachedRun):
         if self.ended:
             return False
         self._stopped_at = time.time()
+        # Running tasks are not canceled: their reports say what was done and what it cost.
         waiting = [future for future in self._futures if future.status == "pending"]
         # Dask cannot interrupt a running task, so the workers are told.
         self._client.run(stop_ranks, self._manifest.run_id)
@@ -133,6 +135,7 @@ class DaskRun(AttachedRun):
         attempts = [attempt for one in reports for attempt in one.attempts]
         return EngineReport(
             tuple(sorted(attempts, key=lambda one: one.started + one.duration_ms / 1000)),
+            # After a stop, missing ranks have not failed; a resumption computes them.
             {} if stopped else failures,
             time.time() - self._began,
             max(1, sum(self._client.nthreads().values())),

@@ -38,6 +38,7 @@ def work_on_ranks(
     if not left:
         return EngineReport().to_json()
     stop = StopRequests()
+    # Signals do not reach threads of a Dask worker, so a stop sets this count.
     _stops.setdefault(manifest.run_id, []).append(stop)
     try:
         items = [manifest.item(rank) for rank in left]

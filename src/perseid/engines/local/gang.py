@@ -117,6 +117,7 @@ class Gang:
         # Run, transport and time-outs are the same in each item.
         first = next(iter(self._items.values()))
         secret = secrets.token_bytes(32)  # for this run only; it never leaves this process
+        # On loopback with a free port, so nothing outside this machine can connect.
         config = Config(host="127.0.0.1", port=0, http_port=None, tcpunch=False, secret=secret)
         try:
             with EmbeddedServer(config) as server:
@@ -128,6 +129,7 @@ class Gang:
             return CollectiveOutcome(text, time.monotonic() - began)
         assigned = self._assigned
         seconds, lost = time.monotonic() - began, (*assigned.lost, *assigned.waiting)
+        # Workers that did not answer may hang in the network, so they are ended like dead ones.
         return CollectiveOutcome(self._note(), seconds, lost, bool(stop.count and assigned.waiting))
 
     def _join_settings(self, address: str, key: str, item: WorkItem) -> JoinSettings:
@@ -151,6 +153,7 @@ class Gang:
         deadline = time.monotonic() + both + SPARE_SECONDS
         with selectors.DefaultSelector() as selector:
             for process in assigned.waiting:
+                # Only the channels; outputs are read in each round below.
                 selector.register(process.channel, selectors.EVENT_READ, process)
             while assigned.waiting and not stop.count and time.monotonic() < deadline:
                 for key, _ in selector.select(POLL_SECONDS):

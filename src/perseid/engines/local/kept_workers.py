@@ -57,6 +57,7 @@ class KeptWorkers:
     def _pop(self, kind: WorkerKind) -> Slot | None:
         with self._lock:
             for place, (one, slot) in enumerate(self._idle):
+                # Not by the run id alone: a resumption may have other options.
                 if one == kind:
                     del self._idle[place]
                     return slot

@@ -95,6 +95,7 @@ class LocalEngine:
 
     def prepare(self, request: RunRequest) -> RunRequest:
         """Set transport ``auto`` unless the request states one: ranks communicate if they can."""
+        # Only a transport that was written down; the default of a request is for AWS.
         if "transport" in request.model_fields_set:
             return request
         return request.model_copy(update={"transport": "auto"})
@@ -110,6 +111,7 @@ class LocalEngine:
             check_device(manifest.model.device, manifest.settings.model_url)
         options = self._options_for(manifest)
         refuse_without_memory(manifest, options)
+        # Before anything is written, since every attempt at every rank would fail.
         refuse_small_memory(manifest.item(0), options.threads, options.memory_mb)
 
     def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> RunHandle:

@@ -23,5 +23,6 @@ class MemoryLimits:
     def ran_out(self, rank: int) -> None:
         """Double the limit of the rank, if that is enabled and the machine has the memory."""
         more = 2 * self.of(rank)
+        # Otherwise the kernel would kill some process of the machine, not necessarily this rank.
         if self.raised and more <= available():
             self._of_rank[rank] = more

@@ -46,6 +46,7 @@ class Reaper:
                 f"no temporary folder can be made in {tempfile.gettempdir()} ({error.strerror}): "
                 "free some space there, or point TMPDIR elsewhere"
             ) from error
+        # Temporary folders of all workers are inside, so that one removal clears them.
         self.folder = self._scratch.path
         program = Path(__file__).with_name("reaper.py")
         # In a session of its own, so that Ctrl-C in the terminal does not end it before the
@@ -133,6 +134,7 @@ class Output:
             text += "\n"
         if self._dropped:
             text += f"[{self._dropped} more bytes of output were dropped]\n"
+        # A new buffer, since each attempt's log gets only its own output.
         self._text, self._dropped = bytearray(), 0
         return text
 
@@ -170,8 +172,10 @@ class WorkerProcess:
         try:
             self._process = subprocess.Popen(
                 [*command, str(theirs.fileno()), str(os.getpid())],
+                # A worker must not read what the user types to the driver.
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
+                # One pipe, so that the log has both streams in the order of writing.
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # one process group for the worker and its children

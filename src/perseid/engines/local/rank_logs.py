@@ -34,6 +34,7 @@ class RankLogs:
         """Read the logs of former attempts; return the number of attempts by rank."""
         found = {}
         for info in self._store.list(layout.LOGS):
+            # Other objects may be below this prefix; only <rank>.log is read.
             name = info.key.rsplit("/", 1)[-1].removesuffix(".log")
             if not name.isdecimal() or int(name) not in ranks:
                 continue
@@ -79,4 +80,5 @@ class RankLogs:
             try:
                 self._store.put(layout.log(rank), text.encode())
             except StorageError as error:
+                # Noted, not raised: the driver reports it once, at the end.
                 self.failure = str(error)

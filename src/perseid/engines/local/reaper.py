@@ -27,6 +27,7 @@ def watch(lines: BinaryIO) -> None:
         change = groups.add if line.startswith(b"+") else groups.discard
         change(int(line[1:]))
     for group in groups:
+        # A group may have ended, or its number may belong to another user's group by now.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
 

@@ -49,6 +49,7 @@ class Schedule:
     @property
     def all_decided(self) -> bool:
         """Whether every rank is done or has no attempts left."""
+        # Not the same as `finished`: a stopped rank neither waits nor runs, but is undecided.
         return len(self.done) + len(self.failed) == len(self._all)
 
     def decided(self, rank: int) -> bool:
@@ -73,6 +74,7 @@ class Schedule:
         # Waiting ranks come first: a second attempt may be wasted work.
         if self._waiting:
             return None
+        # A rank with two attempts already has its second chance.
         ranks = [rank for rank, _ in self._running]
         alone = [(began, rank) for (rank, _), began in self._running.items()
                  if ranks.count(rank) == 1]  # fmt: skip

@@ -55,6 +55,7 @@ def remove_abandoned() -> None:
             if not entry.name.startswith((PREFIX, NEW_PREFIX)):
                 continue
             with contextlib.suppress(OSError):
+                # Names are predictable, so a folder or link may have been planted by another user.
                 ours = entry.stat(follow_symlinks=False).st_uid == os.getuid()
                 if ours and entry.is_dir(follow_symlinks=False) and _abandoned(Path(entry.path)):
                     shutil.rmtree(entry.path, ignore_errors=True)
@@ -64,6 +65,7 @@ def _abandoned(folder: Path) -> bool:
     if folder.name.startswith(NEW_PREFIX):
         return time.time() - folder.stat().st_mtime > UNLOCKED_SECONDS
     try:
+        # Without following links: the folder for temporary files is writable by everyone.
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return time.time() - folder.stat().st_mtime > UNLOCKED_SECONDS

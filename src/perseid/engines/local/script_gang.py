@@ -24,6 +24,7 @@ def refuse_without_memory(manifest: Manifest, options: LocalOptions) -> None:
 
     The default limit says nothing about what a rank really takes; a limit that the user gave does.
     """
+    # 0 means that the kernel does not report it; then nothing is refused.
     free, each = memory.available(), options.memory_mb
     if "memory_mb" not in manifest.request:
         each = min(each, SCRIPT_MB)
@@ -77,6 +78,7 @@ def _server(stack: ExitStack, at_once: int, report: Report) -> dict[str, str]:
     try:
         server = stack.enter_context(EmbeddedServer(config))
     except (PerseidError, OSError) as error:
+        # Only a note: a script that exchanges no messages needs no server.
         report(StageEvent("map", f"no rendezvous for scripts could be started: {error}"))
         return {}
     return {

@@ -45,6 +45,7 @@ def ending_of(message: AttemptDone | AttemptFailed) -> Ending:
         return Ending.DONE
     if message.no_result:
         return Ending.NO_RESULT
+    # Only a final error skips the retries.
     return Ending.BAD_INPUT if message.final else Ending.RAISED
 
 

@@ -98,6 +98,7 @@ class WorkerPool:
         """Keep processes that are ready and idle for the next block."""
         if self._kept is None:
             return
+        # Ready ones only: a worker that still loads the model would hold up the next block.
         idle = [slot for slot in self if slot.job is None and slot.init_ms is not None]
         for slot in idle:
             self._forget(slot)

@@ -111,6 +111,7 @@ def submit_after(
 
     Raises the errors of `submit`.
     """
+    # afterany, since a run with failed tasks is published as well, as incomplete.
     command = ["sbatch", "--parsable", f"--dependency=afterany:{':'.join(jobs)}",
                f"--job-name={name}", f"--output={output}", "--open-mode=append", "--requeue",
                "--ntasks=1", *resources.options()]  # fmt: skip
@@ -133,12 +134,14 @@ def states(jobs: Sequence[str]) -> list[TaskState] | None:
 
     Slurm forgets a task some minutes after its end (``MinJobAge``).
     """
+    # --states=all includes tasks that ended recently, whose state says why.
     command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(jobs)}",
                "--format=%F|%K|%T|%N|%r"]  # fmt: skip
     done = _call(command)
     if done.returncode:
         # Slurm has forgotten all of these jobs, so they have ended.
         return [] if "Invalid job id" in done.stderr else None
+    # The reason comes last and may contain the separator.
     rows = (line.split("|", 4) for line in done.stdout.splitlines() if line.count("|") >= 4)
     return [
         TaskState(job.strip(), int(index), state.strip(), node.strip(), reason.strip())
@@ -195,11 +198,13 @@ def _call(command: Sequence[str], text: str = "") -> subprocess.CompletedProcess
             "schedules"
         ) from None
     except subprocess.TimeoutExpired:
+        # Treated like a failed command: callers decide whether to try again.
         return subprocess.CompletedProcess(command, 1, "", "Slurm's controller does not answer")
 
 
 def _reason(stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    # sbatch prints hints and warnings around its one line with the error.
     said = next((line for line in lines if "error:" in line), lines[-1] if lines else "no reason")
     return re.sub(r"^s\w+: error: ", "", said)
 

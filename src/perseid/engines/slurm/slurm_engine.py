@@ -105,6 +105,7 @@ class SlurmEngine(ClusterEngine):
         wanted = tuple(range(manifest.world_size) if ranks is None else ranks)
         workers = options.workers or 1
         submission = Submission(
+            # Each resumption is a submission of its own, beside the objects of earlier ones.
             name=uuid.uuid4().hex[:12],
             ranks=wanted,
             ranks_per_task=pack(len(wanted), slurm_commands.largest_array(), self._ranks_per_task),
@@ -121,6 +122,7 @@ class SlurmEngine(ClusterEngine):
         if wanted:
             # Before the jobs: a task may start as soon as sbatch returns.
             submission.put(store)
+            # Slurm limits the task as a whole, not each of its processes.
             memory = (options.memory_mb + OVERHEAD_MB) * workers
             cores = workers * options.threads
             resources = Resources(cores, memory, *self._named_resources(), self._extra)
@@ -134,6 +136,7 @@ class SlurmEngine(ClusterEngine):
         publishing = Resources(1, PUBLISH_MB, *self._named_resources(), self._extra)
         mark: dict[str, object] = {"engine": self.name, "submission": submission.name}
         mark |= {"jobs": jobs, "since": time.time(), "sbatch": self._sbatch, **self._named()}
+        # After the jobs, because it names them; `submit` of a second process then refuses.
         store.put(layout.DRIVER, json.dumps(mark).encode())
         return SlurmRun(manifest, submission, tuple(jobs), publishing=publishing)
 

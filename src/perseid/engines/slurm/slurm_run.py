@@ -70,6 +70,8 @@ class SlurmRun(AttachedRun):
         own = set(self.submission.ranks)
         known = [event for event in self.known if event.rank in own]
         total, finished = len(own), len(self.seen & own)
+        # The numbers of two sources may disagree for a moment: no more ranks run than are
+        # unfinished.
         count = CountEvent(
             "map", time.time() - self._began, total, min(waiting, total - finished),
             min(running, total - finished), finished,
@@ -106,6 +108,7 @@ class SlurmRun(AttachedRun):
             if deadline is not None and time.monotonic() > deadline:
                 raise RunError(f"the run has not ended within {timeout:g} s; it goes on")
             time.sleep(pause)
+            # squeue loads the controller of a whole cluster, so it is asked rarely in long runs.
             pause = min(LONGEST_LOOK, pause * SLOWER)
 
     def stop(self) -> bool:
@@ -113,6 +116,7 @@ class SlurmRun(AttachedRun):
         self._look()
         if self.ended:
             return False
+        # With the publisher: a stopped run is not published behind the user's back.
         slurm_commands.cancel([*self.jobs, *([self._publisher] if self._publisher else [])])
         return True
 
@@ -151,6 +155,7 @@ class SlurmRun(AttachedRun):
         failures = {
             rank: self._why(rank, reports)
             for rank in self.submission.ranks
+            # Records decide, since a task may have been killed after its last rank was done.
             if rank in missing and rank not in records
         }
         attempts = sorted(
@@ -220,6 +225,7 @@ def task_output(manifest: Manifest, name: str = "%A_%a") -> str:
 
 def _at_once(attempts: Sequence[Attempt]) -> int:
     """Maximum number of attempts that ran at the same time."""
+    # Ends sort before starts at the same moment, so back-to-back attempts count once.
     changes = [(one.started, 1) for one in attempts if one.ending is not Ending.STOPPED]
     changes += [(one.started + one.duration_ms / 1000, -1) for one in attempts
                 if one.ending is not Ending.STOPPED]  # fmt: skip

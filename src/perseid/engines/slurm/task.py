@@ -68,6 +68,7 @@ def _work(
 
     with StopRequests() as stop:
         report = work_on_block(items, options, _say, stop, leave)
+    # Also after a stop: attempts of a canceled task are billed like all others.
     put_report(store, submission.name, index, report)
 
 

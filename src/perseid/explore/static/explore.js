@@ -1,5 +1,5 @@
-// The script of the live page: it asks the server for parts of the page and puts them in place.
-// Everything that it shows was escaped by the server; text of objects is never made markup here.
+// The script of the live page: it requests parts of the page from the server and inserts them.
+// The server has escaped all text in them; the script itself never turns text into markup.
 "use strict";
 
 const root = document.body.dataset.root;
@@ -19,7 +19,7 @@ async function part(path) {
   return { text, address: answer.headers.get("x-address") };
 }
 
-// ---- The page of objects: one address says all of it -------------------------------------------
+// ---- The page of objects: the address holds its whole state -------------------------------------
 
 async function go(search, { push = true, focus = null } = {}) {
   const results = $("#results"), mine = ++asked;
@@ -27,7 +27,8 @@ async function go(search, { push = true, focus = null } = {}) {
   results.classList.add("busy");
   try {
     const { text, address } = await part("objects/part" + search);
-    if (mine !== asked) return; // a later question was faster
+    if (mine !== asked) return; // the answer to a later request is already shown
+    // New markup closes all details; those that were open are opened again.
     const open = $$(".plot details[open]", results).map((one) => one.closest(".plot").dataset.plot);
     results.innerHTML = text;
     for (const name of open) $(`.plot[data-plot="${name}"] details`, results)?.setAttribute("open", "");
@@ -78,6 +79,7 @@ function select(columns, condition) {
 
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a[data-go]");
+  // With Ctrl or Cmd, the browser opens the link in a new tab.
   if (!link || event.metaKey || event.ctrlKey) return;
   event.preventDefault();
   const sorted = link.closest("thead");
@@ -98,7 +100,7 @@ document.addEventListener("submit", (event) => {
     const plot = form.closest(".plot").dataset;
     const number = (name) => (form.elements[name]?.value.trim() ? Number(form.elements[name].value) : null);
     const x = [number("x-low"), number("x-high")], y = [number("y-low"), number("y-high")];
-    if ([...x, ...y].some(Number.isNaN)) return say("Give numbers.");
+    if ([...x, ...y].some(Number.isNaN)) return say("Enter numbers.");
     if (plot.y) select([plot.x, plot.y].join("\n"), ["box", plot.x, ...x, plot.y, ...y]);
     else select(plot.x, ["range", plot.x, ...x]);
   }
@@ -137,6 +139,7 @@ function pointOf(svg, event) {
 const clamp = (value, scale) =>
   Math.min(Math.max(value, Math.min(scale.start, scale.end)), Math.max(scale.start, scale.end));
 
+// Six digits are finer than a pixel and keep the address short.
 const round = (value) => Number(value.toPrecision(6));
 
 document.addEventListener("pointerdown", (event) => {
@@ -148,6 +151,7 @@ document.addEventListener("pointerdown", (event) => {
   const shape = document.createElementNS(SVG, lasso ? "polygon" : "rect");
   shape.setAttribute("class", "brush drawing");
   svg.append(shape);
+  // So that the brush goes on when the pointer leaves the plot.
   svg.setPointerCapture(event.pointerId);
   event.preventDefault();
   const box = (last) => {
@@ -172,8 +176,10 @@ document.addEventListener("pointerdown", (event) => {
     if (ended.type === "pointercancel") return;
     const columns = y ? [plot.dataset.x, plot.dataset.y].join("\n") : plot.dataset.x;
     const last = pointOf(svg, ended);
+    // A click without a drag removes the selection.
     if (Math.hypot(last[0] - first[0], last[1] - first[1]) < 4 && path.length < 8) return select(columns, null);
     if (lasso) {
+      // At most 400 corners, so that the lasso fits into an address.
       const step = Math.ceil(path.length / 400);
       const corners = path.filter((_, i) => i % step === 0).flatMap(([px, py]) => [round(x.value(px)), round(y.value(py))]);
       if (corners.length >= 6) select(columns, ["lasso", plot.dataset.x, plot.dataset.y, corners]);
@@ -211,6 +217,7 @@ async function savePng(plot) {
   const url = URL.createObjectURL(text), picture = new Image();
   picture.onload = () => {
     const canvas = document.createElement("canvas");
+    // Three times the size on screen, for use in print.
     canvas.width = 3 * picture.width;
     canvas.height = 3 * picture.height;
     canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
@@ -290,7 +297,7 @@ document.addEventListener("click", async (event) => {
     await navigator.clipboard.writeText(button.dataset.copy);
     say("Copied " + button.dataset.copy);
   } catch {
-    say("The browser does not let this page copy.");
+    say("The browser does not allow this page to copy.");
   }
 });
 
@@ -326,9 +333,9 @@ async function drawTeach() {
   say($(".count", place).textContent);
 }
 
-let rating = Promise.resolve(); // one after the other, in the order of the keys
+let rating = Promise.resolve(); // requests follow one another, in the order of the keys
 
-// `which` is asked when its turn has come: a key means the object that is shown by then.
+// `which` is called when the rating is sent, since a key applies to the object shown at that time.
 function rate(which, number) {
   rating = rating.then(async () => {
     const index = which();
@@ -349,7 +356,7 @@ function rate(which, number) {
 function undo() {
   rating = rating.then(async () => {
     try {
-      say(`Taken back; ${await send("undo", {})} rated`);
+      say(`Rating undone; ${await send("undo", {})} rated`);
       if ($("#teach")) await drawTeach();
     } catch (error) {
       say(error.message);
@@ -397,6 +404,7 @@ function follow() {
   if (!live) return;
   const source = new EventSource(live.dataset.events);
   const draw = (event) => {
+    // New markup loses the focus, which a keyboard user needs to go on.
     const focused = document.activeElement?.dataset?.log;
     const open = $("details", live)?.open;
     live.innerHTML = event.data;
@@ -405,7 +413,7 @@ function follow() {
   };
   source.addEventListener("run", draw);
   source.addEventListener("end", (event) => {
-    source.close();
+    source.close(); // otherwise the browser would connect again
     draw(event);
     $(".going")?.remove();
     say($(".status", live).textContent);
