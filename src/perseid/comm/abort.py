@@ -1,4 +1,4 @@
-"""What a failing rank tells its peers, as bytes and back."""
+"""The error that a failing rank reports to its peers: encoded as bytes, and decoded again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from perseid.errors import (
 from perseid.rendezvous.protocol import MAX_REPORT_BYTES
 
 MAX_MISSING = 50
-"""How many of the missing ranks are named to the others."""
+"""Most missing ranks that a report lists, so that it stays within its size limit."""
 _ON_THE_WIRE = {
     MismatchedCollectiveError: "MismatchedCollective",
     PeerLostError: "PeerLost",
@@ -23,7 +23,7 @@ _ON_THE_WIRE = {
 
 
 def to_bytes(error: PerseidError, sender: int) -> bytes:
-    """What the others are told, as JSON that fits a report to the rendezvous."""
+    """Encode an error as JSON that is short enough for a report to the rendezvous."""
     word = _ON_THE_WIRE.get(type(error), type(error).__name__)
     told: dict[str, object] = {"error": word, "message": str(error), "from": sender}
     for name in ("rank", "missing", "mine", "theirs"):
@@ -31,7 +31,9 @@ def to_bytes(error: PerseidError, sender: int) -> bytes:
             told[name] = getattr(error, name)
     if isinstance(error, RendezvousTimeoutError):
         told["missing"] = error.missing[:MAX_MISSING]
-    for most in (1000, 300, 100, 50):  # in JSON a character takes up to six bytes
+    # Shorten the texts step by step: escaped in JSON, one character takes up to six bytes, so
+    # their length says little about the size of the body.
+    for most in (1000, 300, 100, 50):
         for name in {"message", "mine", "theirs"} & told.keys():
             told[name] = str(told[name])[:most]
         body = json.dumps(told, ensure_ascii=False).encode(errors="replace")
@@ -41,12 +43,14 @@ def to_bytes(error: PerseidError, sender: int) -> bytes:
 
 
 def from_frame(body: bytes, sender: int, me: int) -> PerseidError:
-    """The error that a peer reports."""
+    """Decode a peer's report; one that cannot be read becomes the loss of that peer."""
     try:
         told = json.loads(body)
         message, name = str(told["message"]), told["error"]
         if name == "MismatchedCollective":
             rank, mine, theirs = int(told["rank"]), str(told["mine"]), str(told["theirs"])
+            # The sender names the rank it disagreed with. If that is this rank, "mine" and "theirs"
+            # are swapped so that the error reads correctly here.
             if rank == me:
                 rank, mine, theirs = int(told["from"]), theirs, mine
             return MismatchedCollectiveError(message, mine, theirs, rank)
@@ -54,12 +58,14 @@ def from_frame(body: bytes, sender: int, me: int) -> PerseidError:
             return PeerLostError(message, int(told["rank"]))
         if name == "RendezvousTimeout":
             return RendezvousTimeoutError(message, [int(rank) for rank in told["missing"]])
+    # The body comes from the network: whatever it holds must end in an ordinary error.
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         message = "it sent no reason that can be read"
     return PeerLostError(f"Rank {sender} gave up: {message}", sender)
 
 
 def same_loss(known: PerseidError | None, error: PerseidError) -> bool:
-    """Whether two errors are the loss of one rank."""
+    """Whether both errors report the loss of the same rank."""
     losses = isinstance(known, PeerLostError) and isinstance(error, PeerLostError)
+    # The defaults differ, so an error without a rank matches nothing.
     return losses and getattr(known, "rank", -1) == getattr(error, "rank", -2)

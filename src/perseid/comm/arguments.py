@@ -1,4 +1,4 @@
-"""Arguments of calls: a value of the wrong type is refused by name before anything is sent."""
+"""Checks of arguments: a wrong value is refused, by its name, before anything is sent."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import Any
 from perseid.errors import BadInputError
 
 MIN_TAG, MAX_TAG = -(2**31), 2**31 - 1
-"""A tag has four bytes in a frame."""
+"""Smallest and largest tag: a frame has four bytes for it, signed."""
 
 
 def whole(name: str, value: Any) -> int:
-    """A whole number of any integer type, NumPy's included.
+    """Convert a whole number of any integer type, NumPy's included, to ``int``.
 
     Raises
     ------
     BadInputError
-        It is something else; a bool is, too.
+        The value is not a whole number; a ``bool`` is refused, too.
     """
+    # The common case first: this check is part of every small message.
     if type(value) is int:
         return value
     try:
+        # True would pass as rank 1, which is almost certainly a mistake of the caller.
         if not isinstance(value, bool):
             return operator.index(value)
     except TypeError:
@@ -31,7 +33,7 @@ def whole(name: str, value: Any) -> int:
 
 
 def tag(name: str, value: Any) -> int:
-    """A message's tag; raises `BadInputError` unless it fits four bytes."""
+    """Check a message's tag; raises `BadInputError` unless it fits into four bytes."""
     number = whole(name, value)
     if not MIN_TAG <= number <= MAX_TAG:
         raise BadInputError(f"{name} must be from {MIN_TAG} to {MAX_TAG}, not {number}")
@@ -39,7 +41,7 @@ def tag(name: str, value: Any) -> int:
 
 
 def seconds(name: str, value: Any) -> float:
-    """A time that is not negative; raises `BadInputError` otherwise."""
+    """Check a time in seconds; raises `BadInputError` if it is negative or not a number."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and value >= 0 and not math.isnan(value):
         return float(value)
@@ -47,13 +49,13 @@ def seconds(name: str, value: Any) -> float:
 
 
 def text(name: str, value: Any) -> str:
-    """A string; raises `BadInputError` otherwise."""
+    """Check a string; raises `BadInputError` for anything else."""
     if not isinstance(value, str):
         raise BadInputError(f"{name} must be a string, not {shown(value)}")
     return value
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in an error, with its type, cut to a line."""
+    """A value as an error message shows it: shortened to 60 characters, with its type."""
     said = repr(value)
     return f"{said if len(said) <= 60 else said[:57] + '...'} ({type(value).__name__})"

@@ -1,8 +1,8 @@
-"""The communicator's upper-case methods: arrays whose memory is sent and received into.
+"""The communicator's upper-case methods: they send and receive the memory of NumPy arrays.
 
-Arrays may be of bool, integers, floats and complex numbers; those that are received into must be
-contiguous. Each method may raise what ``Communicator`` says, and ``BadInputError`` for an array
-that does not fit, before anything is sent.
+Elements may be bool, integers, floats or complex numbers; an array that is received into must be
+contiguous. Each method raises the errors that ``Communicator`` lists, and ``BadInputError`` for an
+array that does not fit, before anything is sent.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ AnyOp = Op | str | Combine
 
 
 class ArrayCalls:
-    """What a communicator does with arrays; the base of ``Communicator``."""
+    """The array methods of a communicator; a base class of ``Communicator``."""
 
     def __init__(self, group: Group) -> None:
         self._group = group
@@ -47,17 +47,17 @@ class ArrayCalls:
 
     @property
     def group(self) -> Group:
-        """Its ranks, connections and calls: for what is built on a communicator."""
+        """Ranks and connections of the communicator, for libraries that build on it."""
         return self._group
 
     @property
     def rank(self) -> int:
-        """0 <= rank < world_size."""
+        """This rank's number, from 0 to ``world_size - 1``."""
         return self._group.rank
 
     @property
     def world_size(self) -> int:
-        """How many ranks the communicator has; ``size`` is the same, as in mpi4py."""
+        """Number of ranks in the communicator; ``size`` is the same, as in mpi4py."""
         return self._group.size
 
     size = world_size
@@ -66,10 +66,12 @@ class ArrayCalls:
 
     def Send(self, array: Array, dest: int, tag: int = 0) -> None:
         """Send an array's memory: ``comm.Send(np.ones(4), dest=1)``."""
-        # Send and Recv do by themselves what `guarded` does: its wrapper costs 6 % of a round trip.
+        # Send and Recv repeat the code of `guarded`: calling its wrapper costs 6 % of a round trip.
         engine = self._engine
         if engine.owner != get_ident() or engine.failure.error is not None:
             engine.enter()
+        # Everything about the arguments is checked before the first byte is sent, so that a wrong
+        # call leaves the communicator usable.
         data, code = arrays.to_send(array)
         if type(tag) is not int or not MIN_TAG <= tag <= MAX_TAG:
             tag = arguments.tag("tag", tag)
@@ -84,7 +86,8 @@ class ArrayCalls:
             raise
 
     def Recv(self, array: Array, source: int, tag: int = 0) -> None:
-        """Receive into an array as it was sent: ``comm.Recv(np.empty(4), source=0)``."""
+        """Receive into an array of the size and type that was sent:
+        ``comm.Recv(np.empty(4), source=0)``."""
         engine = self._engine
         if engine.owner != get_ident() or engine.failure.error is not None:
             engine.enter()
@@ -116,6 +119,7 @@ class ArrayCalls:
         place, place_code = arrays.to_receive(into)
         data, code = arrays.to_send(arrays.without_overlap(array, into))
         sendtag, recvtag = arguments.tag("sendtag", sendtag), arguments.tag("recvtag", recvtag)
+        # A message to oneself needs no connection.
         if dest == source == self.rank:
             arrays.like(into, array)[...] = array
             return
@@ -128,7 +132,7 @@ class ArrayCalls:
 
     @guarded
     def Bcast(self, array: Array, root: int = 0) -> None:
-        """The root's array into every rank's: ``comm.Bcast(np.ones(4), root=0)``."""
+        """Copy the root's array into that of every rank: ``comm.Bcast(np.ones(4), root=0)``."""
         root = self._root(root)
         send = self.rank == root
         data, code = arrays.to_send(array) if send else arrays.to_receive(array)
@@ -143,13 +147,14 @@ class ArrayCalls:
         root: int = 0,
         counts: Sequence[int] | None = None,
     ) -> None:
-        """Every rank's array one behind the other into the root's ``into``:
+        """Join the arrays of all ranks, in rank order, in ``into`` on the root:
         ``comm.Gather(np.ones(4), np.empty(4 * comm.size), root=0)``.
 
         Parameters
         ----------
         counts
-            Elements of each rank, where they differ; then given on all ranks.
+            Number of elements that each rank sends. Needed only if the numbers differ, and then on
+            all ranks.
         """
         root = self._root(root)
         data, code = arrays.to_send(arrays.without_overlap(array, into))
@@ -157,6 +162,8 @@ class ArrayCalls:
         parts = None
         if self.rank == root:
             parts = arrays.parts(into, array.dtype, counts or [array.size] * self.world_size)
+        # The signature carries the number of elements, which all ranks compare. If the parts differ
+        # in size, each rank's number is its own, so 0 is sent instead.
         count = 0 if counts else array.size
         call = self._group.call(FrameKind.GATHER, root, 0, code, count)
         if counts or len(data) >= gather.LARGE_BYTES:
@@ -175,7 +182,7 @@ class ArrayCalls:
         root: int = 0,
         counts: Sequence[int] | None = None,
     ) -> None:
-        """Parts of the root's array into each rank's ``into``; ``counts`` as in ``Gather``:
+        """Give each rank its part of the root's array, in ``into``; ``counts`` as in ``Gather``:
         ``comm.Scatter(np.ones(4 * comm.size), np.empty(4))``."""
         root = self._root(root)
         place, code = arrays.to_receive(into)
@@ -196,7 +203,7 @@ class ArrayCalls:
 
     @guarded
     def Allgather(self, array: Array, into: Array, counts: Sequence[int] | None = None) -> None:
-        """Every rank's array one behind the other into every rank's ``into``:
+        """Join the arrays of all ranks, in rank order, in ``into`` on every rank:
         ``comm.Allgather(np.ones(4), np.empty(4 * comm.size))``."""
         data, code = arrays.to_send(arrays.without_overlap(array, into))
         counts = self._counts(counts, array)
@@ -213,7 +220,7 @@ class ArrayCalls:
     def Reduce(
         self, array: Array, into: Array | None = None, op: AnyOp = SUM, root: int = 0
     ) -> None:
-        """All ranks' arrays as one, element by element, into the root's ``into``:
+        """Combine the arrays of all ranks element by element, in ``into`` on the root:
         ``comm.Reduce(np.ones(4), np.empty(4), root=0)``."""
         root = self._root(root)
         op, code = arrays.reducible(as_op(op), array)
@@ -229,7 +236,7 @@ class ArrayCalls:
 
     @guarded
     def Allreduce(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
-        """All ranks' arrays as one, element by element, into every rank's ``into``:
+        """Combine the arrays of all ranks element by element, in ``into`` on every rank:
         ``comm.Allreduce(np.ones(4), np.empty(4))``.
 
         ``into`` may be ``array`` itself.
@@ -239,6 +246,8 @@ class ArrayCalls:
         group = self._group
         call = group.call(FrameKind.ALLREDUCE, -1, op.code, code, array.size)
         ufunc = op.ufunc if op.tree else None
+        # Three algorithms: a large array is divided among the ranks; ranks that share cores
+        # exchange as few messages as possible; all others take the fewest rounds.
         if ufunc is not None and array.nbytes >= allreduce.LARGE_BYTES and group.size > 1:
             flat = into.reshape(-1)
             mine = flat if into is array else np.ascontiguousarray(array).reshape(-1)
@@ -256,7 +265,7 @@ class ArrayCalls:
     def Reduce_scatter(
         self, array: Array, into: Array, op: AnyOp = SUM, counts: Sequence[int] | None = None
     ) -> None:
-        """The reduction of all ranks' arrays, one part into each rank's ``into``:
+        """Combine the arrays of all ranks element by element; each rank gets its part in ``into``:
         ``comm.Reduce_scatter(np.ones(4 * comm.size), np.empty(4))``."""
         op, code = arrays.reducible(as_op(op), array)
         arrays.to_receive(into)
@@ -273,13 +282,14 @@ class ArrayCalls:
         counts: Sequence[int] | None = None,
         into_counts: Sequence[int] | None = None,
     ) -> None:
-        """The i-th part of each rank's array to rank i, in rank order:
+        """Send the i-th part of each rank's array to rank i, which joins them in rank order:
         ``comm.Alltoall(np.ones(4 * comm.size), np.empty(4 * comm.size))``.
 
         Parameters
         ----------
         counts, into_counts
-            Elements for and from each rank, where parts differ; then both given on all ranks.
+            Number of elements sent to, and received from, each rank. Needed only if the parts
+            differ in size; then both are given on all ranks.
         """
         size = self.world_size
         code = arrays.to_send(array)[1]
@@ -305,12 +315,12 @@ class ArrayCalls:
 
     @guarded
     def Scan(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
-        """The arrays of ranks 0 to this one as one: ``comm.Scan(np.ones(4), np.empty(4))``."""
+        """Combine the arrays of ranks 0 to this one: ``comm.Scan(np.ones(4), np.empty(4))``."""
         into[...] = self._scan(FrameKind.SCAN, array, into, op)[0]
 
     @guarded
     def Exscan(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
-        """The arrays of the ranks before this one as one; on rank 0 ``into`` stays as it is:
+        """Combine the arrays of all lower ranks; on rank 0 ``into`` stays unchanged:
         ``comm.Exscan(np.ones(4), np.empty(4))``."""
         before = self._scan(FrameKind.EXSCAN, array, into, op)[1]
         if before is not None:
@@ -325,16 +335,16 @@ class ArrayCalls:
         port = ArrayPort(self._group.call(kind, -1, op.code, code, array.size), op, mine)
         return (scan.doubling if op.tree else scan.chain)(port, mine)
 
-    # --- help --------------------------------------------------------------------------------
+    # --- helpers -----------------------------------------------------------------------------
 
     def _small(self, op: Op) -> Callable[[Port[Any], Any], Any]:
-        """The allreduce of small values."""
+        """The algorithm for an allreduce of small values."""
         if not op.tree:
             return allreduce.strict
         return allreduce.tree if self._group.engine.oversubscribed else allreduce.doubling
 
     def _counts(self, counts: Sequence[int] | None, mine: Array) -> list[int] | None:
-        """The elements of each rank, as whole numbers; None if all have as many."""
+        """The checked number of elements of each rank; None if all ranks have the same number."""
         if counts is None:
             return None
         if not isinstance(counts, (Sequence, np.ndarray)):
@@ -348,18 +358,19 @@ class ArrayCalls:
         return whole
 
     def _root(self, root: int) -> int:
-        """A root as a whole number that is in the group."""
+        """The root as a whole number, after checking that it is a rank of the group."""
         root = arguments.whole("root", root)
         if not 0 <= root < self._group.size:
             raise BadInputError(f"root {root} is not in a communicator of {self._group.size} ranks")
         return root
 
     def _peer(self, name: str, rank: int) -> Channel:
-        """The channel to the rank of an argument; the call has begun."""
+        """The channel to the rank that an argument names; the call counts as begun from here on."""
         group = self._group
         if type(rank) is not int:
             rank = arguments.whole(name, rank)
         found = group.channels[rank] if 0 <= rank < group.size else None
         channel = found or group.connect_one(rank)
+        # An exception from here on may lose bytes of a message: `guarded` compares this number.
         self._engine.begun += 1
         return channel

@@ -1,4 +1,4 @@
-"""NumPy arrays as memory that is sent, received into and cut."""
+"""NumPy arrays as memory: checked, cut into parts, sent and received into."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from perseid.comm.ports import array_bytes
 from perseid.errors import BadInputError
 
 _CODES_BY_ID = {id(dtype): code for dtype, code in CODES.items()}
-"""NumPy has one object for each native type: finding it by identity is the quickest."""
+"""Type code by the identity of the NumPy type: NumPy has one object for each native type, and
+looking it up by identity is faster than by value."""
 
 
 def _code(array: Array) -> int:
     if not isinstance(array, np.ndarray):
         raise BadInputError(f"an array is needed here, not {type(array).__name__}: use lower case")
+    # Subclasses carry more than their memory. A memmap is the exception: its memory is all it has.
     if type(array) is not np.ndarray and not isinstance(array, np.memmap):
         raise BadInputError(
             f"a {type(array).__name__} is more than its memory (a mask or a unit would be lost): "
@@ -33,19 +35,19 @@ def _code(array: Array) -> int:
 
 
 def to_send(array: Array) -> tuple[memoryview, int]:
-    """An array's bytes (of a copy, if it is not contiguous) and its type's code.
+    """The bytes of an array (a copy, if it is not contiguous) and the code of its type.
 
     Raises
     ------
     BadInputError
-        It is not an array, or of a type that only pickling can carry.
+        It is not an array, or its type can only be pickled.
     """
     code = _code(array)
     return array_bytes(np.ascontiguousarray(array)), code
 
 
 def to_receive(array: Array) -> tuple[memoryview, int]:
-    """The bytes of an array that is received into, and its type's code.
+    """The bytes of an array that is received into, and the code of its type.
 
     Raises
     ------
@@ -64,14 +66,16 @@ def _check_place(array: Array) -> None:
 
 
 def without_overlap(array: Any, into: Any) -> Any:
-    """The array, or a copy of it if ``into`` shares its memory: parts of ``into`` are written
-    before all of the array has been read."""
+    """The array, or a copy of it if ``into`` shares its memory.
+
+    Parts of ``into`` are written before all of the array has been read.
+    """
     both = isinstance(array, np.ndarray) and isinstance(into, np.ndarray)
     return array.copy() if both and np.may_share_memory(array, into) else array
 
 
 def blob(data: memoryview) -> Blob:
-    """Bytes as a payload."""
+    """A payload that consists of raw bytes."""
     return Blob(0, [data], len(data))
 
 
@@ -81,13 +85,13 @@ def parts(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> l
     Raises
     ------
     BadInputError
-        The array is missing, of another type, or not of the parts' total size.
+        The array is missing, has another type, or its size is not the sum of ``counts``.
     """
     return [array_bytes(piece) for piece in pieces(array, dtype, counts)]
 
 
 def pieces(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> list[Array]:
-    """Consecutive parts of an array; raises as ``parts``."""
+    """Consecutive parts of an array, as arrays; raises the same errors as ``parts``."""
     total = sum(counts)
     if array is not None:
         _code(array)
@@ -102,12 +106,12 @@ def pieces(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> 
 
 
 def like(into: Array | None, array: Array) -> Array:
-    """``into``, if a result of the size and type of ``array`` can be put there.
+    """Check that ``into`` can hold a result of the shape and type of ``array``, and return it.
 
     Raises
     ------
     BadInputError
-        It cannot.
+        It is missing, has another shape or type, or cannot be written in place.
     """
     if into is not None:
         _code(into)
@@ -121,12 +125,12 @@ def like(into: Array | None, array: Array) -> Array:
 
 
 def reducible(op: Op, array: Array) -> tuple[Op, int]:
-    """An operation and the code of the type it is used on.
+    """An operation, and the code of the type of the array that it combines.
 
     Raises
     ------
     BadInputError
-        The operation is of (value, place) pairs.
+        The operation combines (value, place) pairs, or the array cannot be sent.
     """
     if op.name in ("minloc", "maxloc"):
         raise BadInputError(f"{op.name} is of (value, place) pairs: use the lower-case method")
@@ -134,8 +138,10 @@ def reducible(op: Op, array: Array) -> tuple[Op, int]:
 
 
 def matching(op: Op, array: Array, into: Array) -> int:
-    """The type's code of an array and the place of its reduction; raises as ``like`` and
-    ``reducible``, of which this is the fast path."""
+    """The type code that an array shares with the array for its reduction.
+
+    A fast path for ``like`` and ``reducible``, which raise the errors.
+    """
     if type(array) is np.ndarray and type(into) is np.ndarray and op.ufunc is not None:
         dtype = array.dtype
         code = _CODES_BY_ID.get(id(dtype))

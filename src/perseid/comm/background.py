@@ -1,4 +1,4 @@
-"""A collective in the background: its call, its end, and its result."""
+"""A collective that runs in the background: its call, its end, and its result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Background(Generic[T]):
-    """A collective that goes on in the thread of its group."""
+    """A collective that runs in the thread of its group."""
 
     def __init__(self, call: Callable[[Communicator], T]) -> None:
         self.call = call
@@ -24,36 +24,39 @@ class Background(Generic[T]):
 
     @property
     def done(self) -> bool:
-        """Whether it has come to an end."""
+        """Whether the call has ended, with a result or an error."""
         return self._ended.is_set()
 
     def run(self, comm: Communicator) -> None:
-        """Make the call; what it raises is kept for whoever asks for the result."""
+        """Make the call; an exception is kept, and `result` raises it."""
         try:
             self._result = self.call(comm)
+        # The thread must go on for the calls that follow, whatever this one raised.
         except BaseException as error:
             self.error = error
 
     def end(self) -> None:
-        """Tell those who wait that it has come to an end."""
+        """Mark the call as ended: wake the threads that wait, and run the callbacks."""
         self._ended.set()
         while self._then:
             self._then.pop(0)()
 
     def then(self, call: Callable[[], None]) -> None:
-        """Have something called once it has come to an end, in whatever thread that is."""
+        """Run a callback once the call has ended, in the thread that ended it or in this one."""
         self._then.append(call)
+        # It may have ended between the two lines. Removing the callback decides which thread runs
+        # it, so that it runs exactly once.
         if self.done:
-            with contextlib.suppress(ValueError):  # its thread is calling it
+            with contextlib.suppress(ValueError):  # the ending thread runs it
                 self._then.remove(call)
                 call()
 
     def join(self, seconds: float | None = None) -> bool:
-        """Wait for its end without helping; False if it has not come in time."""
+        """Wait until the call has ended; False if that took longer than ``seconds``."""
         return self._ended.wait(seconds)
 
     def result(self) -> T:
         """What the call returned; raises what it raised."""
         if self.error is not None:
             raise self.error
-        return self._result  # type: ignore[return-value]  # it may well be None
+        return self._result  # type: ignore[return-value]  # None is a valid result

@@ -1,7 +1,7 @@
-"""How fast message passing is on this machine: the operations, and plain TCP beside them.
+"""Measures how fast message passing is on this machine, compared with plain TCP.
 
-Also the program of its ranks: ``python -m perseid.comm.bench OUT ITERATIONS``. Other libraries are
-measured in the same way by ``benchmarks/comm.py``.
+This module is also the program that each rank runs: ``python -m perseid.comm.bench OUT
+ITERATIONS``. ``benchmarks/comm.py`` measures other libraries in the same way.
 """
 
 from __future__ import annotations
@@ -25,43 +25,43 @@ from perseid.errors import PerseidError
 
 COMMAND = ("-P", "-m", "perseid.comm.bench")
 RUN_SECONDS = 300.0
-"""Longest time of one library at one number of ranks."""
+"""Time limit for measuring one library with one number of ranks."""
 MEBIBYTE = 1 << 20
 
 
 class Library(Protocol):
-    """What is measured of a library."""
+    """The operations of a message-passing library that are measured."""
 
     rank: int
     size: int
 
     def barrier(self) -> None:
-        """Wait until all ranks have come."""
+        """Wait until all ranks have called it."""
 
     def bcast(self, array: Array) -> None:
-        """From rank 0."""
+        """Broadcast from rank 0."""
 
     def allreduce(self, array: Array, into: Array) -> None:
-        """Sum."""
+        """Sum over all ranks."""
 
     def gather(self, array: Array, into: Array | None) -> None:
-        """To rank 0."""
+        """Gather on rank 0."""
 
     def scatter(self, array: Array | None, into: Array) -> None:
-        """From rank 0."""
+        """Scatter from rank 0."""
 
     def send(self, array: Array, dest: int) -> None:
-        """To one."""
+        """Send to one rank."""
 
     def receive(self, array: Array, source: int) -> None:
-        """From one."""
+        """Receive from one rank."""
 
     def collect(self, value: list[float]) -> list[list[float]] | None:
-        """Gather objects on rank 0; this is not measured."""
+        """Gather the measured times on rank 0; this call is not measured itself."""
 
 
 class Ours:
-    """This package."""
+    """Perseid's own communicator."""
 
     def __init__(self) -> None:
         self.comm = Communicator.from_environment()
@@ -76,7 +76,7 @@ class Ours:
 
 
 def operations(library: Library) -> dict[str, tuple[Callable[[], None], float]]:
-    """The columns: what is called, and its share of the iterations."""
+    """Operations to measure by column name: the call, and its share of the iterations."""
     root = library.rank == 0
     one, into_one = np.ones(1), np.empty(1)
     million, into_million = np.ones(1_000_000), np.empty(1_000_000)
@@ -94,10 +94,10 @@ def operations(library: Library) -> dict[str, tuple[Callable[[], None], float]]:
 
 
 class PlainTcp:
-    """A blocking socket between the same two processes: what the round trips are compared with.
+    """A blocking socket between the same two processes, for comparison.
 
-    Where the system puts two processes (on one core or on two) changes a round trip more than any
-    library does, so only what is measured in the same pair of processes can be compared.
+    Whether the system runs two processes on one core or on two changes a round trip more than any
+    library does, so only times from the same pair of processes can be compared.
     """
 
     def __init__(self, library: Library) -> None:
@@ -111,10 +111,11 @@ class PlainTcp:
         else:
             library.receive(port, 0)
             self.sock = socket.create_connection(("127.0.0.1", int(port[0])))
+        # As the communicator does: otherwise Nagle's algorithm would delay small messages.
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def there_and_back(self, array: Array) -> None:
-        """To the other rank and back."""
+        """Send an array to the other rank and receive it back."""
         if self.first:
             self.sock.sendall(array.data)
             self._receive(array.data)
@@ -132,7 +133,7 @@ class PlainTcp:
 
 
 def round_trips(library: Library, iterations: int) -> dict[str, float]:
-    """Median seconds of the library's and of a plain socket's round trips, taken in turn."""
+    """Median round trip of the library and of a plain socket, measured in turn, in seconds."""
 
     def ours(array: Array) -> None:
         if library.rank == 0:
@@ -142,6 +143,7 @@ def round_trips(library: Library, iterations: int) -> dict[str, float]:
             library.receive(array, 0)
             library.send(array, 0)
 
+    # In turn, block by block: a change of load on the machine meets both alike.
     calls = {"round trip": ours, "plain TCP": PlainTcp(library).there_and_back}
     results: dict[str, float] = {}
     for label, nbytes, blocks, count in (
@@ -165,13 +167,15 @@ def _timed(call: Callable[[Array], None], array: Array) -> float:
 
 
 def measure(library: Library, iterations: int) -> dict[str, float]:
-    """Median over the iterations of the slowest rank's time, in seconds; on rank 0."""
+    """Seconds of each operation, on rank 0: the median over iterations of the slowest rank."""
     results = {}
     for name, (call, share) in operations(library).items():
+        # At least three calls, so that the median leaves out one outlier; the call before warms up.
         count = max(3, int(iterations * share))
         call()
         times = []
         for _ in range(count):
+            # All ranks start together: otherwise the time includes waiting for a late one.
             library.barrier()
             began = time.perf_counter()
             call()
@@ -185,7 +189,7 @@ def measure(library: Library, iterations: int) -> dict[str, float]:
 
 
 def run(ranks: int, iterations: int) -> dict[str, float]:
-    """Seconds by operation, among ranks of this machine.
+    """Measure all operations among ranks of this machine; returns seconds by operation.
 
     Raises
     ------
@@ -195,6 +199,7 @@ def run(ranks: int, iterations: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         command = [*COMMAND, str(out), str(iterations)]
+        # One NumPy thread per rank: more would compete with the other ranks for the cores.
         run_local(command, ranks, timeout=RUN_SECONDS, environment={"OMP_NUM_THREADS": "1"})
         if not out.exists():
             raise PerseidError(f"{ranks} ranks gave no result within {RUN_SECONDS:g} s")
@@ -203,7 +208,7 @@ def run(ranks: int, iterations: int) -> dict[str, float]:
 
 
 def write(make: Callable[[], Library], out: str, iterations: int) -> None:
-    """One rank: join, measure, and on rank 0 write the numbers."""
+    """Run one rank: join, measure, and on rank 0 write the results to a file."""
     began = time.monotonic()
     library = make()
     joined = time.monotonic()
@@ -212,7 +217,8 @@ def write(make: Callable[[], Library], out: str, iterations: int) -> None:
     found = library.collect([began, joined, done])
     results = measure(library, iterations)
     if found is not None:
-        # The clock is the machine's: the last rank's start counts.
+        # All ranks share the machine's clock. The last rank's start counts, since starting the
+        # processes is not the work of the library.
         start = max(one[0] for one in found)
         results["last start to all joined"] = max(one[1] for one in found) - start
         results["last start to first collective"] = max(one[2] for one in found) - start

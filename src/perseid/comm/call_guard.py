@@ -1,4 +1,4 @@
-"""What all calls of a communicator have in common: one thread, and nothing goes on half-done."""
+"""What all calls of a communicator share: one thread makes them, and none is left half done."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 class HasEngine(Protocol):
-    """A communicator, as far as the guard knows it."""
+    """The part of a communicator that the guard uses."""
 
     @property
     def _engine(self) -> ConnectionPool: ...
@@ -24,12 +24,12 @@ C = TypeVar("C", bound=HasEngine)
 
 
 def guarded(method: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R]:
-    """A method that only the communicator's own thread may call, and that ends it if interrupted.
+    """Decorate a method of a communicator: only its own thread may call it.
 
-    An exception that comes in the middle of a call (Ctrl-C, a signal handler's, one of the user's
-    own function in a reduction) may have lost bytes of a message, or left the other ranks in a
-    collective: the communicator is over then, and all ranks are told. One that comes before
-    anything was sent or received changes nothing.
+    An exception in the middle of a call (Ctrl-C, a signal handler, a user's function in a
+    reduction) may have lost bytes of a message or left the other ranks in a collective. It
+    therefore ends the communicator, and all ranks are told. An exception before anything was sent
+    or received changes nothing.
     """
 
     @functools.wraps(method)
@@ -42,8 +42,9 @@ def guarded(method: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P
             return method(self, *args, **keywords)
         except BaseException as error:
             if engine.begun != begun:
-                # Nothing is called before this: a second Ctrl-C would strike there, and the call
-                # after it would go on with what this one left. `enter` sees that there is no owner.
+                # No function is called before this assignment: a second Ctrl-C could interrupt it,
+                # and the next call would continue with a broken state. Without an owner, the next
+                # call goes through `enter`, which ends the communicator.
                 engine.interruption, engine.owner = error, None
                 engine.end_interrupted()
             raise

@@ -1,4 +1,4 @@
-"""The throw-away certificate of a job, made by whoever makes the job."""
+"""The throw-away TLS certificate of a job, made by the program that starts the job."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from datetime import UTC, datetime, timedelta
 from perseid.errors import NotInstalledError
 
 VALID = timedelta(days=31)
-"""Longer than any job."""
+"""Validity of a certificate: longer than any job runs."""
 SKEW = timedelta(days=1)
-"""Clocks of the ranks' hosts may be wrong by so much."""
+"""How far the clocks of the ranks' hosts may be wrong: validity begins that much earlier."""
 
 
 def make_certificate(key: bytes | None = None) -> str:
-    """A fresh certificate with its private key, as one PEM text: a secret of one job.
+    """Make a certificate with its private key, as one PEM text: the secret of one job.
 
-    Give it to all ranks (``Communicator.join(certificate=…)``) by the way that the job's key goes.
+    Pass it to all ranks (``Communicator.join(certificate=…)``) in the same way as the job's key.
 
     Parameters
     ----------
     key
-        The job's key, 32 bytes: the private key is encrypted under it (PKCS #8, PBES2 of RFC 8018),
-        so that the text may lie where others read it. Ranks that join with the job's key open it.
-        None: the private key is not encrypted.
+        The job's key, 32 bytes, with which the private key is encrypted (PKCS #8, PBES2 of RFC
+        8018): the text may then be stored where others can read it, and ranks that join with the
+        job's key can open it. None: the private key is not encrypted.
 
     Raises
     ------
     NotInstalledError
-        The package ``cryptography`` is missing. Only who makes the certificate needs it.
+        The package ``cryptography`` is missing. Only the program that makes the certificate needs
+        it.
 
     Examples
     --------
@@ -36,6 +37,7 @@ def make_certificate(key: bytes | None = None) -> str:
     >>> make_certificate().splitlines()[0]
     '-----BEGIN CERTIFICATE-----'
     """
+    # Imported here, since workers, which only use a certificate, do without the package.
     try:
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes, serialization
@@ -57,6 +59,8 @@ def make_certificate(key: bytes | None = None) -> str:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - SKEW)
         .not_valid_after(now + VALID)
+        # Self-signed: a peer must present exactly this certificate, which is also the only
+        # authority that ranks trust.
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(private, hashes.SHA256())
     )
@@ -71,8 +75,9 @@ def make_certificate(key: bytes | None = None) -> str:
 
 
 def certificate_if_installed() -> str | None:
-    """A certificate of a job whose ranks are on several machines: what they send each other is
-    encrypted unless that cannot be; then None, with a warning.
+    """A certificate for a job on several machines, or None, with a warning, if none can be made.
+
+    Without a certificate, the ranks' connections are not encrypted.
 
     Examples
     --------

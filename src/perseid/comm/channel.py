@@ -1,8 +1,8 @@
-"""Frames to and from one peer: what every channel does, and which frame is the wanted one.
+"""Frames to and from one peer: the interface of a channel, and how a wanted frame is found.
 
-A `socket_channel.SocketChannel` is over a connection, a `store_channel.StoreChannel` over a store.
-A channel raises what happened to it; what that means for the other ranks is the business of
-``failure``, and waiting for more is that of ``progress``.
+A `socket_channel.SocketChannel` uses a connection, a `store_channel.StoreChannel` an object store.
+A channel only raises what happened to it: ``failure`` decides what that means for the other ranks,
+and ``progress`` waits for more.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _POINT = int(FrameKind.POINT)
 
 
 class ChannelError(Exception):
-    """Something that ends a channel; never shown to a user."""
+    """An event that ends a channel; always translated before a user sees it."""
 
     def __init__(self, rank: int) -> None:
         super().__init__(rank)
@@ -27,16 +27,16 @@ class ChannelError(Exception):
 
 
 class ChannelEndedError(ChannelError):
-    """The connection ended or broke, or what came was not a frame."""
+    """The connection ended or broke, or the bytes that came were not a frame."""
 
     def __init__(self, rank: int, cause: Exception | None = None) -> None:
         super().__init__(rank)
         self.cause = cause
-        """None: the peer closed its end."""
+        """What broke the connection; None if the peer closed its end."""
 
 
 class UnexpectedFrameError(ChannelError):
-    """The frame that came shows that the peer is in another call."""
+    """A frame came that shows the peer to be in another call."""
 
     def __init__(self, rank: int, mine: str = "", theirs: str = "") -> None:
         super().__init__(rank)
@@ -44,7 +44,7 @@ class UnexpectedFrameError(ChannelError):
 
 
 class PendingReceive:
-    """What a caller waits for on a channel."""
+    """The frame that a caller waits for on a channel."""
 
     __slots__ = ("any_step", "frame", "into", "signature", "step")
 
@@ -54,14 +54,14 @@ class PendingReceive:
         self.signature = signature
         self.step = step
         self.into = into
-        """Where the payload goes; None: own memory, any length."""
+        """Memory that receives the payload; None: new memory, for a payload of any length."""
         self.any_step = any_step
         self.frame: Frame | None = None
-        """The frame, once all of it is here."""
+        """The frame, once it has been received completely; None before that."""
 
     @property
     def call(self) -> Signature:
-        """The call that it belongs to."""
+        """The call that the frame belongs to."""
         return Signature.unpack(self.signature)
 
     def matches(self, frame: Frame, rank: int) -> bool:
@@ -70,27 +70,29 @@ class PendingReceive:
         Raises
         ------
         UnexpectedFrameError
-            It shows that the peer made another call.
+            The frame shows that the peer made another call.
         """
         if frame.signature == self.signature:
             return self.any_step or frame.step == self.step
         theirs, mine = Signature.unpack(frame.signature), self.call
+        # Calls of different communicators are independent of each other.
         if theirs.comm != mine.comm:
             return False
         points = (theirs.kind == _POINT) + (mine.kind == _POINT)
-        if points == 1:  # sends and collectives may overtake each other
+        # A send and a collective may overtake each other, as in MPI.
+        if points == 1:
             return False
         if points == 2 and not self.any_step and frame.step != self.step:
             return False  # a send with another tag
         raise UnexpectedFrameError(rank, str(mine), str(theirs))
 
     def deliver(self, frame: Frame, rank: int) -> None:
-        """The pending frame is here: its payload goes to its place, if it is not there yet.
+        """Complete the receive with its frame; copies the payload to its place if necessary.
 
         Raises
         ------
         UnexpectedFrameError
-            It has another length.
+            The payload has another length than the memory for it.
         """
         into = self.into
         if into is not None and frame.body is not into:
@@ -102,7 +104,7 @@ class PendingReceive:
 
 
 class PartlySent:
-    """A frame of which the peer has not taken all bytes yet."""
+    """A frame of which the socket has not taken all bytes yet."""
 
     __slots__ = ("_send", "pieces")
 
@@ -110,7 +112,8 @@ class PartlySent:
         self, send: Callable[[list[Buffer]], int], pieces: list[Buffer], sent: int
     ) -> None:
         self._send = send
-        """Sends what the peer takes without waiting; the number of bytes."""
+        """Function that sends what the socket takes without waiting, and returns the number of
+        bytes."""
         self.pieces = [memoryview(piece) for piece in pieces if len(piece)]
         self._skip(sent)
 
@@ -122,86 +125,86 @@ class PartlySent:
             pieces[0] = pieces[0][sent:]
 
     def send_more(self) -> bool:
-        """Send what the peer takes without waiting; whether that was all."""
+        """Send what the socket takes without waiting; returns whether that was everything."""
         if self.pieces:
             self._skip(self._send(list(self.pieces)))
         return not self.pieces
 
 
 class Channel(Protocol):
-    """Frames to and from one peer."""
+    """Sends frames to one peer, and receives frames from it."""
 
     rank: int
     """The peer's rank in the world."""
     transport: str
     """``direct``, ``relay`` or ``store``."""
     control_frames: list[Frame]
-    """ABORT and WAITING frames that came and have not been looked at."""
+    """ABORT and WAITING frames that were received and not handled yet."""
     closed: bool
 
     def send(self, signature: bytes, step: int, data: Buffer) -> PartlySent | None:
-        """Send raw bytes; what is left of the frame, if anything."""
+        """Send raw bytes; returns the unsent rest of the frame, or None."""
         ...
 
     def send_blob(self, signature: bytes, step: int, blob: Blob) -> PartlySent | None:
-        """The same for the pieces of a payload."""
+        """`send` for a payload in several pieces."""
         ...
 
     def send_frame(self, pieces: list[Buffer], total: int) -> PartlySent | None:
-        """The same for a header and its payload, ``total`` bytes in all."""
+        """`send` for a header and its payload, ``total`` bytes together."""
         ...
 
     def receive_into(self, signature: bytes, step: int, into: memoryview) -> bool:
-        """Receive raw bytes of exactly the length of ``into``, if they are what comes next."""
+        """Receive raw bytes that fill ``into`` exactly; False if something else comes first."""
         ...
 
     def receive(self, signature: bytes, step: int, any_step: bool = False) -> Frame | None:
-        """Receive a payload of any length into fresh memory, if it is what comes next."""
+        """Receive a payload of any length into new memory; None if something else comes first."""
         ...
 
     def receive_direct(self, pending: PendingReceive) -> None:
-        """Read straight to where a large payload goes, if nothing else can come before it."""
+        """Read a large payload directly into its place, if nothing else can come before it."""
         ...
 
     def read_some(self) -> bool:
-        """Read once; False if nothing came within the polling interval."""
+        """Read once; returns False if nothing came within the polling interval."""
         ...
 
     def read_available(self) -> bool:
-        """Read what has arrived without waiting; False once the peer will send no more."""
+        """Read what has arrived, without waiting; returns False once the peer will send no more."""
         ...
 
     def drain_to_eof(self) -> None:
-        """Read what a peer sent before it ended the stream."""
+        """Read everything that the peer sent before it ended the stream."""
         ...
 
     def process_buffered(self, pending: PendingReceive | None) -> bool:
-        """Go through the bytes that are here; whether the pending frame is complete."""
+        """Split the buffered bytes into frames; returns whether the pending frame is complete."""
         ...
 
     def send_control(self, frame: bytes) -> None:
-        """Send an ABORT or WAITING frame, if it can go at once."""
+        """Send an ABORT or WAITING frame, if that is possible without waiting."""
         ...
 
     def unanswered_for(self) -> float:
-        """Seconds since the peer's host acknowledged anything, if data is on its way to it."""
+        """Seconds since the peer's host last answered, if data is in flight to it; otherwise 0."""
         ...
 
     def interrupt(self) -> None:
-        """Wake the thread that is blocked here; may be called from any thread."""
+        """Wake a thread that is blocked on this channel; may be called from any thread."""
         ...
 
     def close(self) -> None:
-        """Close, letting what was sent arrive."""
+        """Close the channel; everything that was sent still arrives."""
         ...
 
     def discard(self) -> None:
-        """Drop the channel without telling the peer."""
+        """Release the channel without telling the peer."""
         ...
 
 
 class FrameQueue:
-    """Frames that came before the one that is wanted, and which frame is the wanted one."""
+    """Keeps frames that arrived before they were asked for, in their order."""
 
     __slots__ = ("control_frames", "frames", "rank")
 
@@ -212,8 +215,9 @@ class FrameQueue:
         self.control_frames: list[Frame] = []
 
     def accept(self, frame: Frame, pending: PendingReceive | None) -> bool:
-        """Sort a complete frame in; whether it is the pending one."""
-        # The third byte is the kind (see `frames`): cheaper than unpacking all of the signature.
+        """Deliver or keep a complete frame; returns whether it is the pending one."""
+        # The third byte is the kind (see `frames`); reading it is cheaper than unpacking the whole
+        # signature.
         if frame.signature[2] >= FrameKind.ABORT:
             self.control_frames.append(frame)
         elif pending is not None and pending.frame is None and pending.matches(frame, self.rank):
@@ -224,7 +228,8 @@ class FrameQueue:
         return False
 
     def take_kept(self, pending: PendingReceive) -> bool:
-        """Deliver the pending frame if it came earlier."""
+        """Deliver the pending frame if it arrived earlier; returns whether it did."""
+        # Oldest first: messages with the same tag must not overtake each other.
         for index, frame in enumerate(self.frames):
             if pending.matches(frame, self.rank):
                 del self.frames[index]

@@ -1,7 +1,7 @@
 """The communicator: send, receive and collectives between the ranks of a job, as in mpi4py.
 
-Lower-case methods take any object (pickled); upper-case methods take NumPy arrays, which are sent
-without a copy and received in place.
+Lower-case methods take any object, which is pickled; upper-case methods take NumPy arrays, which
+are sent without a copy and received in place.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ from perseid.rendezvous import Endpoint, LossTimeouts
 class Communicator(ObjectCalls):
     """A rank's membership in a group of ranks; a context manager.
 
-    Make one with ``Communicator.join``, smaller ones of it with ``split``. It belongs to one
-    thread. Every method may raise ``PeerLostError`` (a rank died, or stopped answering:
-    ``join`` says after how long), ``MismatchedCollectiveError`` (ranks made different calls),
-    ``RendezvousTimeoutError`` (a rank did not come within the deadline) and ``ClosedError``; after
-    the first error every further call raises it.
+    Make one with ``Communicator.join``, and smaller ones from it with ``split``. It belongs to one
+    thread. Every method may raise ``PeerLostError`` (a rank died or stopped answering; ``join``
+    says after how long), ``MismatchedCollectiveError`` (ranks made different calls),
+    ``RendezvousTimeoutError`` (a rank did not make the call within the time limit) and
+    ``ClosedError``. After the first such error, every further call raises it again.
     """
 
     def __init__(self, group: Group, *, owner: bool, choice: Estimate | None = None) -> None:
         super().__init__(group)
         self._owner = owner
         self.choice = choice
-        """The transport that a hint chose, and what the model expects of it; None without one."""
+        """The transport that the cost model chose for the hint, with its expected time and price;
+        None without a hint."""
 
     @classmethod
     def join(
@@ -76,68 +77,69 @@ class Communicator(ObjectCalls):
         Parameters
         ----------
         job
-            Name of the job, the same on all ranks and of no other run.
+            Name of the job: the same on all ranks, and not used by any other run.
         rank, world_size
-            This worker's number, and how many there are.
+            This worker's number, and the number of workers.
         rendezvous
-            ``HOST:PORT`` of the server; not needed in a world of one rank.
+            ``HOST:PORT`` of the server; not needed for a single rank.
         key
-            The job's key (32 bytes, or their 64 hexadecimal digits); None with an open server.
+            The job's key (32 bytes, or their 64 hexadecimal digits); None if the server needs no
+            key.
         certificate
-            The job's certificate and private key, as `make_certificate` gives them, the same on all
-            ranks: what ranks send each other is encrypted (TLS 1.3), also for the relay. None: it
-            is plain. Objects in a store are not covered.
+            The job's certificate and private key from `make_certificate`, the same on all ranks.
+            Connections between ranks are then encrypted end to end (TLS 1.3), also through the
+            relay. None: they are not encrypted. Objects in a store are never encrypted by this.
         generation
-            Attempt of the whole job; a newer one ends the older.
+            Number of the attempt at the whole job; a newer attempt ends the older one.
         transport
-            ``direct``, ``relay``, ``store``, or ``auto``: direct where it can be had, else the
-            relay, else the store, if there is one. ``store`` alone needs no rendezvous; without one
-            a lost rank is noticed by the ``timeout`` only.
+            ``direct``, ``relay``, ``store``, or ``auto``: direct if a pair can connect, otherwise
+            the relay, otherwise the store if one is given. Only ``store`` works without a
+            rendezvous; then only the ``timeout`` tells that a rank is lost.
         hint
-            ``fast`` or ``cheap``: have the cost model choose the transport of the whole job, the
-            one that takes the least time or money for what the job ``expects``, among the store
-            (where one is given) and what ``transport`` allows. A pair that cannot connect so goes
-            on to the next. Give all ranks the same ``hint``, ``expects`` and ``constants``.
+            ``fast`` or ``cheap``: let the cost model choose the transport of the whole job, the one
+            that takes the least time or money for what the job ``expects``. It chooses between the
+            store (if one is given) and what ``transport`` allows. A pair that cannot connect that
+            way uses the next one. Give all ranks the same ``hint``, ``expects`` and ``constants``.
         expects
             What the job mostly does: an operation (`perseid.comm.cost_model.OPERATIONS`) and the
-            bytes that each rank contributes.
+            number of bytes that each rank contributes to it.
         constants
-            The model's, or the file that ``perseid comm bench --constants`` wrote; None: those
-            shipped, of AWS Lambda and S3.
+            Constants of the cost model, or a file that ``perseid comm bench --constants`` wrote.
+            None: the built-in constants, which describe AWS Lambda and S3.
         deadline
-            Seconds until all ranks must have registered.
+            Seconds within which all ranks must have registered.
         timeout
             Seconds that one call may wait for another rank.
         death_timeout
-            Seconds from the end of a rank's process until all others know. A fifth of it is how
-            long a rank whose connection ended waits for the rendezvous to say who ended first.
+            Seconds within which all others know that a rank's process has ended. A rank whose
+            connection ended waits a fifth of this for the rendezvous to say which rank ended first.
         link_timeout
-            Seconds without any answer of a rank's host after which it counts as lost: the host is
-            dead, or the link is cut. It does not matter what the rank itself does.
+            Seconds without an answer from a rank's host after which the rank counts as lost: its
+            host is dead, or the link is cut. What the rank itself does makes no difference.
         silence_timeout
-            Seconds after which a rank counts as lost whose host answers while its process gives no
-            sign of life, because it was stopped or is in one long call that holds the
-            interpreter's lock; 0: never.
+            Seconds without a sign of life from a rank's process, while its host still answers,
+            after which the rank counts as lost: it was stopped, or is in one long call that holds
+            the interpreter's lock. 0: never.
         oversubscribed
-            Whether more ranks than cores run on each machine, the same on all ranks: small
-            collectives then take few messages rather than few rounds.
+            Whether each machine runs more ranks than it has cores; the same on all ranks. Small
+            collectives are then optimized for few messages rather than few rounds.
         store, prefix
-            Where pairs that cannot connect exchange their messages: below
-            ``prefix/job/generation``. The job's name must then never have been used before, and
-            only its ranks may be able to write there, for messages are unpickled.
+            Store in which pairs that cannot connect exchange their messages, below
+            ``prefix/job/generation``. The job's name must then never have been used before. Nobody
+            but the job's ranks may be able to write there, because messages are unpickled.
         wait
-            False: return when this rank is registered; the others may come as calls need them,
-            within ``timeout``, or never.
+            Whether to wait for all ranks. False: return once this rank is registered; a call that
+            needs another rank waits for it, at most for ``timeout``.
 
         Raises
         ------
         BadInputError
-            A rank outside the world, no rendezvous for a world of several, another hint than
+            A rank outside the world, several ranks without a rendezvous, or a hint other than
             ``fast`` and ``cheap``.
         RendezvousUnreachableError, RendezvousRefusedError, JobKeyRefusedError
-            No server answered, or it said no.
+            No server answered, or the server refused the registration.
         RendezvousTimeoutError
-            Not all ranks came; ``missing`` names them.
+            Not all ranks registered in time; ``missing`` names those that did not.
         """
         need_linux("The communicator")
         engine, choice = JoinRequest(
@@ -168,16 +170,16 @@ class Communicator(ObjectCalls):
 
         Reads ``PERSEID_JOB``, ``PERSEID_RANK``, ``PERSEID_WORLD_SIZE``, ``PERSEID_RENDEZVOUS``,
         ``PERSEID_JOB_KEY``, ``PERSEID_JOB_CERTIFICATE``, ``PERSEID_OVERSUBSCRIBED`` and the three
-        ``PERSEID_*_TIMEOUT``; ``options`` go to ``join``. Without them
-        it is a world of one rank, so that a program also runs alone.
+        ``PERSEID_*_TIMEOUT``; ``options`` are passed to ``join`` and take precedence. Without these
+        variables the world has one rank, so that a program also runs alone.
         """
         return cls.join(**{**environment_arguments(), **options})
 
-    # --- what it is --------------------------------------------------------------------------
+    # --- properties, and the end -------------------------------------------------------------
 
     @property
     def transports(self) -> Mapping[int, str]:
-        """Transport to each rank that is connected so far: ``direct``, ``relay`` or ``store``."""
+        """Transport to each rank that is connected already: ``direct``, ``relay`` or ``store``."""
         group, found = self._group, self._engine.transports
         return {rank: found[world] for rank, world in enumerate(group.ranks) if world in found}
 
@@ -188,7 +190,7 @@ class Communicator(ObjectCalls):
 
     @property
     def routes(self) -> Mapping[int, str]:
-        """Use `transports`: this is its name in version 0.1."""
+        """Deprecated name of `transports`, from version 0.1."""
         message = "Communicator.routes is now Communicator.transports"
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         return self.transports
@@ -208,27 +210,29 @@ class Communicator(ObjectCalls):
         self.close(error)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Leave. With an error the other ranks are told that this one failed.
+        """Leave the job. With an error, the other ranks are told that this one failed.
 
-        Closing a communicator that came from ``split`` ends nothing: its connections are the
-        world's.
+        Closing a communicator that came from ``split`` does nothing: its connections belong to the
+        communicator that it was split from.
         """
         if self._owner:
             self._group.engine.close(error)
 
-    # --- smaller ones ------------------------------------------------------------------------
+    # --- splitting ---------------------------------------------------------------------------
 
     @guarded
     def split(self, color: int | str | None, key: int = 0) -> Communicator | None:
-        """A communicator of the ranks that gave the same color, ordered by key, then rank.
+        """Make a communicator of the ranks that gave the same color, ordered by key, then by rank.
 
-        None if the color is None: ``comm.split(comm.rank % 2, key=comm.rank)``.
+        Returns None if the color is None: ``comm.split(comm.rank % 2, key=comm.rank)``.
         """
         group = self._group
         if not (color is None or isinstance(color, str)):
             color = arguments.whole("color", color)
         key = arguments.whole("key", key)
         told = self._allgather(FrameKind.SPLIT, (color, key, group.engine.next_comm))
+        # All ranks must agree on an id that none of them has used: the largest that any has seen
+        # next.
         comm = max(following for _, _, following in told)
         group.engine.next_comm = comm + 1
         if color is None:

@@ -1,7 +1,7 @@
 """A stream of bytes to one peer, as a channel sees it.
 
-`Connection` is all that a channel needs, so that another stream (TLS over a socket) can take the
-place of a plain one; `SocketConnection` is the plain one.
+`Connection` is everything that a channel needs, so that another stream (TLS over a socket) can
+replace the plain one, which is `SocketConnection`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from perseid.comm.objects import Buffer
 from perseid.rendezvous.net.keepalive import unanswered_for, watch_link
 
 LOCAL_CONGESTION = b"reno"
-"""Congestion control between ranks of one machine, where nothing can be congested: the pacing of
-others (BBR) costs a fifth of the kernel's time there. Every Linux has this one."""
+"""Congestion control between ranks of one machine, where nothing can be congested: the pacing that
+others do (BBR) costs a fifth of the kernel time there. Every Linux has this one."""
 _CONGESTION: int | None = getattr(socket, "TCP_CONGESTION", None)
 _DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none, and no epoll
 _WAITALL: int = getattr(socket, "MSG_WAITALL", 0)
@@ -27,57 +27,57 @@ class Connection(Protocol):
     """Bytes to and from one peer.
 
     It behaves like a socket: receiving returns 0 at the end of the stream and raises
-    ``BlockingIOError`` where nothing came in time; whatever broke the stream is another
-    ``OSError``. All methods but ``interrupt`` belong to the communicating thread.
+    ``BlockingIOError`` if nothing came in time; a broken stream raises another ``OSError``. Only
+    the communicating thread may call these methods, except for ``interrupt``.
     """
 
     transport: str
     """``direct`` or ``relay``."""
     pending: bool
-    """Whether bytes may be here that polling does not show."""
+    """Whether received bytes may be waiting here that polling the descriptor does not show."""
 
     def fileno(self) -> int:
         """The descriptor to poll."""
         ...
 
     def send_at_once(self, data: bytes) -> None:
-        """Send all of it, or nothing where the peer does not take it now."""
+        """Send all of it, or nothing if the socket does not take it without waiting."""
         ...
 
     def send(self, data: Buffer) -> int:
-        """Send what the peer takes without waiting; the number of bytes, which may be 0."""
+        """Send what the socket takes without waiting; returns the number of bytes, perhaps 0."""
         ...
 
     def send_pieces(self, pieces: list[Buffer]) -> int:
-        """The same for bytes that lie in several places."""
+        """`send` for bytes that lie in several places."""
         ...
 
     def receive(self, into: bytearray | memoryview) -> int:
-        """Wait for bytes, at most for the polling interval; how many came."""
+        """Wait for bytes, at most for the polling interval; returns how many came."""
         ...
 
     def receive_whole(self, into: list[memoryview]) -> int:
-        """The same, but wait until the places are full as long as bytes keep coming."""
+        """Like `receive`, but go on until the places are full, as long as bytes keep coming."""
         ...
 
     def receive_available(self, into: memoryview) -> int:
-        """What is here already, without waiting."""
+        """Receive what has arrived already, without waiting."""
         ...
 
     def unanswered_for(self) -> float:
-        """Seconds since the peer's host acknowledged anything, if data is on its way to it."""
+        """Seconds since the peer's host last answered, if data is in flight to it; otherwise 0."""
         ...
 
     def interrupt(self) -> None:
-        """End the stream both ways; a blocked call returns. May be called from any thread."""
+        """End the stream in both directions, so that a blocked call returns; from any thread."""
         ...
 
     def finish(self) -> None:
-        """End this side and close, letting what was sent arrive."""
+        """End this side and close; everything that was sent still arrives."""
         ...
 
     def discard(self) -> None:
-        """Close this process' copy without a word to the peer."""
+        """Close this process' copy of the descriptor; the peer notices nothing."""
         ...
 
 
@@ -87,7 +87,7 @@ class SocketConnection:
     Parameters
     ----------
     sock
-        Belongs to this object from now on.
+        The socket; it belongs to this object from now on.
     transport
         ``direct`` or ``relay``.
     poll_seconds
@@ -125,31 +125,30 @@ class SocketConnection:
         return self._sock.fileno()
 
     def send(self, data: Buffer) -> int:
-        """One system call."""
+        """Send with one system call."""
         try:
             return self._send(data, _DONTWAIT)
         except BlockingIOError:
             return 0
 
     def send_at_once(self, data: bytes) -> None:
-        """One system call: a message that fits into the socket's buffer is sent whole or not at
-        all."""
+        """Send with one system call: the kernel takes a short message whole or not at all."""
         self.send(data)
 
     def send_pieces(self, pieces: list[Buffer]) -> int:
-        """One system call."""
+        """Send with one system call."""
         try:
             return self._sendmsg(pieces, (), _DONTWAIT)
         except BlockingIOError:
             return 0
 
     def receive_whole(self, into: list[memoryview]) -> int:
-        """Receive all of it with one system call, also for large payloads."""
+        """Receive everything with one system call, also a large payload."""
         count: int = self._recvmsg_into(into, 0, _WAITALL)[0]
         return count
 
     def receive_available(self, into: memoryview) -> int:
-        """One system call that never waits."""
+        """Receive with one system call that never waits."""
         return self._sock.recv_into(into, 0, _DONTWAIT)
 
     def unanswered_for(self) -> float:
@@ -161,12 +160,13 @@ class SocketConnection:
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def finish(self) -> None:
-        """Read what is left before closing: unread bytes would turn the close into a reset."""
+        """Read what is left before closing: unread bytes would turn the close into a reset, which
+        discards what is still on its way to the peer."""
         rest = memoryview(bytearray(64 * 1024))
         with contextlib.suppress(OSError):
-            # The peer reads to our end and closes; what it sent meanwhile is thrown away here.
+            # The peer reads up to the end of our stream; what it sent meanwhile is discarded here.
             self._sock.shutdown(socket.SHUT_WR)
-            # Bounded, so that a peer that sends without pause cannot hold up the end.
+            # Bounded, so that a peer that sends without pause cannot prevent the end.
             for _ in range(64):
                 if not self._sock.recv_into(rest, 0, _DONTWAIT):
                     break

@@ -1,7 +1,7 @@
-"""All connections of one worker: made when first needed, watched, and ended together.
+"""All connections of one worker: made when they are first needed, watched, and ended together.
 
-The communicating thread does all sending and receiving (``progress``). What went wrong, and who is
-told, is in ``failure``.
+The communicating thread does all sending and receiving (``progress``). ``failure`` handles what
+went wrong, and whom to tell.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ POLL_SECONDS = 0.25
 CONNECT_SLICE = 0.5
 """Seconds after which a connecting call checks whether a rank was lost."""
 MANY_RANKS = 64
-"""Larger worlds poll less often: hundreds of ranks that share few cores would use up their turns
-with waiting."""
+"""Number of ranks above which a blocked call polls less often: otherwise hundreds of ranks that
+share a few cores would spend their time on polling."""
 HISTORY = 64
-"""Last calls of a communicator that a waiting peer's call is compared with."""
+"""Number of past calls per communicator that are kept for comparison with a waiting peer's call."""
 
 
 class ConnectionPool:
@@ -49,13 +49,13 @@ class ConnectionPool:
     Parameters
     ----------
     client
-        The registration, or None for a world of one rank.
+        The registration at the rendezvous; None without one.
     generation
-        Attempt of the job; part of every frame.
+        Number of the attempt at the job; part of every frame.
     timeout
         Seconds that one call may wait for another rank.
     losses
-        After how long a rank counts as lost.
+        Times after which a rank counts as lost.
     """
 
     def __init__(
@@ -72,27 +72,27 @@ class ConnectionPool:
         self.losses = losses or LossTimeouts()
         # See MANY_RANKS: the total number of wake-ups per second stays the same in larger worlds.
         self.poll_seconds = POLL_SECONDS * max(1.0, world_size / MANY_RANKS)
-        """Polling interval of a blocked call, seconds."""
+        """Polling interval of a blocked call, in seconds."""
         self.oversubscribed = False
-        """Whether more ranks than cores run here: small collectives then take few messages rather
-        than few rounds."""
+        """Whether more ranks than cores run here. Small collectives are then optimized for few
+        messages rather than few rounds."""
         self.store: ObjectStore | None = None
-        """Where pairs without a connection exchange messages, if anywhere."""
+        """Store through which pairs without a connection exchange messages; None: there is none."""
         self.prefix = ""
-        """Below which key of the store."""
+        """Key prefix of these messages in the store."""
         self.encrypted = False
         """Whether connections are encrypted."""
         self.only_store = False
-        """Whether no connection is tried at all."""
+        """Whether all messages go through the store, and no connection is tried."""
         self.channels: list[Channel | None] = [None] * world_size
         self.transports: dict[int, str] = {}
-        """How each pair is connected, by rank: ``direct``, ``relay`` or ``store``."""
+        """Transport to each connected rank, by world rank: ``direct``, ``relay`` or ``store``."""
         self.owner: int | None = None
-        """The thread that made the first call; no other may."""
+        """Id of the thread that made the first call; no other thread may make calls."""
         self.interruption: BaseException | None = None
-        """What ended a call halfway, and with it the communicator."""
+        """Exception that interrupted a call halfway, and so ended the communicator."""
         self.begun = 0
-        """Calls that have begun to send or receive."""
+        """Number of calls that have begun to send or receive."""
         self.next_comm = 1
         """The lowest communicator id that this rank has not seen in use."""
         self.failure = Failure(client, rank, generation, self.channels, self.losses)
@@ -104,10 +104,9 @@ class ConnectionPool:
             self._subscribe(client)
 
     def _subscribe(self, client: Client) -> None:
-        """Subscribe to news of the other ranks, and take in what has already happened."""
+        """Subscribe to news of the other ranks, and handle what has already happened."""
         notice = self.failure.notice
-        # Subscribe first, then ask for the past: the other way round, news in between would be
-        # lost.
+        # Subscribe first, then ask for the past: in the other order, news in between would be lost.
         client.subscribe(notice)
         for rank in client.left():
             notice(Notice("left", rank, "it said goodbye"))
@@ -119,12 +118,12 @@ class ConnectionPool:
     # --- connecting --------------------------------------------------------------------------
 
     def connect(self, ranks: Iterable[int]) -> None:
-        """Have a channel to each of these ranks, made in parallel.
+        """Make sure that each of these ranks has a channel; missing ones are made in parallel.
 
         Raises
         ------
         PeerLostError, NoPathError, RendezvousTimeoutError, ReplacedError, ClosedError
-            Some of the channels cannot be made.
+            At least one of the channels cannot be made.
         """
         missing = [r for r in ranks if r != self.rank and self.channels[r] is None]
         if not missing:
@@ -136,8 +135,8 @@ class ConnectionPool:
         end = time.monotonic() + self.timeout
         while True:
             try:
-                # In slices, so that a rank that is lost meanwhile raises its own error and not a
-                # time-out.
+                # In slices, so that the loss of a rank raises an error that names it, rather than
+                # a time-out.
                 links = self.client.connect(missing, max(CONNECT_SLICE, self.poll_seconds))
                 break
             except RendezvousTimeoutError as error:
@@ -146,6 +145,7 @@ class ConnectionPool:
             except NoPathError as error:
                 if self.store is None or not error.ranks:
                     self.failure.fail(error)
+                # Pairs that cannot connect use the store; the loop goes on with the others.
                 self._connect_through_store(error.ranks)
                 missing = [rank for rank in missing if rank not in error.ranks]
             except (PeerLostError, ReplacedError) as error:
@@ -185,23 +185,23 @@ class ConnectionPool:
         self.adopt(SocketChannel(link.rank, connection))
 
     def adopt(self, channel: Channel) -> None:
-        """Take a channel into use."""
+        """Add a channel to the pool."""
         self.channels[channel.rank] = channel
         self.transports[channel.rank] = channel.transport
         if isinstance(channel, SocketChannel):
             self._by_fd[channel.fileno()] = channel
             self._poller.register(channel.fileno(), select.POLLIN)
             if self.failure.error is not None:
-                # The news of a failure came while the link was being made: do not let a call block
-                # on it.
+                # News of a failure came while the link was being made: no call may block on it.
                 channel.interrupt()
 
     def adopt_incoming(self) -> None:
-        """Adopt channels that others opened: their frames may say that something is wrong."""
+        """Adopt channels that other ranks opened: their frames may report a failure."""
         if self.client is None:
             return
         transports = self.client.transports()
-        # Somebody connected although this rank looks into the store only: both would wait forever.
+        # A rank connected although this one uses the store only: both would wait for each other
+        # forever.
         if self.only_store and transports:
             self._disagreed(min(transports), transports[min(transports)])
         fresh = [rank for rank in transports if self.channels[rank] is None]
@@ -211,7 +211,7 @@ class ConnectionPool:
                     self._adopt_link(link)
 
     def _disagreed(self, rank: int, transport: str) -> None:
-        """A peer connects to this rank, which looks into the store alone."""
+        """Fail because a peer connects to this rank, which uses the store only."""
         message = (
             f"Rank {self.rank} goes through the store, but rank {rank} connects to it "
             f"({transport}): give all ranks the same transport, hint, expectation and constants."
@@ -220,24 +220,24 @@ class ConnectionPool:
         self.failure.fail(MismatchedCollectiveError(message, mine, theirs, rank))
 
     def readable(self) -> list[SocketChannel]:
-        """Channels on which something lies to be read, or that ended."""
+        """Channels with bytes to read, or at the end of their stream."""
         found = [self._by_fd[fd] for fd, _ in self._poller.poll(0)]
+        # Decrypted bytes inside a TLS session do not make the socket readable.
         for channel in self._by_fd.values():
             if channel.connection.pending and not channel.ended and channel not in found:
                 found.append(channel)
         return found
 
     def unwatch(self, channel: SocketChannel) -> None:
-        """The peer will send no more."""
+        """Poll a channel no longer, since its peer will send nothing more."""
         with contextlib.suppress(KeyError, OSError):
             self._poller.unregister(channel.fileno())
 
-    # --- frames that are not the caller's ----------------------------------------------------
+    # --- control frames ----------------------------------------------------------------------
 
     def handle_control_frames(self, channel: Channel) -> None:
-        """ABORT and WAITING frames came: raise the failure or the disagreement that they show."""
-        # Taken out first: handling one may raise, and must not leave the others to be handled
-        # twice.
+        """Handle ABORT and WAITING frames: raise the failure or mismatch that they report."""
+        # Taken out first: handling one may raise, and then no other may be handled twice.
         frames, channel.control_frames = channel.control_frames, []
         for frame in frames:
             if frame.signature[2] == FrameKind.WAITING:
@@ -247,39 +247,40 @@ class ConnectionPool:
                 self.failure.aborts(channel)
 
     def history(self, comm: int) -> list[bytes]:
-        """The last calls of a communicator, which are compared with those of waiting peers: the
-        signature of call n at ``n % HISTORY``."""
+        """Signatures of the last calls of a communicator, to compare them with those of waiting
+        peers; that of call n is at index ``n % HISTORY``."""
         return self._histories.setdefault(comm, [b""] * HISTORY)
 
     def _compare(self, channel: Channel, theirs: bytes) -> None:
-        """A peer waits for this rank in a call: is it the one that was made here?"""
+        """Raise if a waiting peer is in another call than the one that was made here."""
         try:
             call = Signature.unpack(theirs)
         except FrameError as error:
             self.failure.channel_failed(ChannelEndedError(channel.rank, error))
         calls = self._histories.get(call.comm)
-        # No entry means that this rank has not come to that call yet: late is not wrong.
+        # No entry means that this rank has not made that call yet: being late is no mismatch.
         mine = calls[call.sequence % HISTORY] if calls else b""
         if not mine or mine == theirs:
             return
         here = Signature.unpack(mine)
-        # A slot that was overwritten since belongs to a later call, and proves nothing.
+        # A slot that was overwritten meanwhile belongs to a later call and proves nothing.
         if here.sequence == call.sequence:
             self.failure.mismatched(channel.rank, str(here), str(call))
 
-    # --- whose it is, and the end ------------------------------------------------------------
+    # --- ownership and the end ---------------------------------------------------------------
 
     def enter(self) -> None:
-        """Begin a call. Only the owner may, which is the thread that made the first call.
+        """Begin a call. Only the thread that made the first call, the owner, may do so.
 
         Raises
         ------
         BadInputError
             Another thread owns the communicator.
         PerseidError
-            What ended the communicator.
+            The error that ended the communicator.
         """
-        # Before anything else: the previous call may have been interrupted before it could say so.
+        # Before anything else: the previous call may have been interrupted before it could end the
+        # communicator.
         self.end_interrupted()
         with _CLAIMS:
             if self.owner is None:
@@ -298,9 +299,9 @@ class ConnectionPool:
             self.failure.interrupted(self.interruption)
 
     def close(self, cause: BaseException | None = None) -> None:
-        """End all connections; with a cause the others are told that this rank failed."""
+        """End all connections; with a cause, the others are told that this rank failed."""
         self.end_interrupted()
-        # Tell the peers before the connections close: a bare end of stream would look like a crash.
+        # Tell the peers before the connections close: the mere end of a stream looks like a crash.
         in_peace = self.failure.close(cause)
         for channel in self.channels:
             if channel is not None:
@@ -309,8 +310,11 @@ class ConnectionPool:
             self.client.close(goodbye=in_peace)
 
     def close_in_child(self) -> None:
-        """After a fork, in the child: close its copies of the connections silently, so that the
-        others see the parent's end of the stream and no byte from the child."""
+        """Close a forked child's copies of the connections silently.
+
+        The other ranks then get no byte from the child, and still see it when the parent ends its
+        streams.
+        """
         self.owner = None
         self.failure.forget_client(
             ClosedError(
@@ -327,13 +331,15 @@ class ConnectionPool:
 
 
 _CLAIMS = threading.Lock()
-"""Two threads may make the first call at once."""
+"""Guards the choice of the owner: two threads may make the first call at the same time."""
 _ENGINES: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
-"""Those of this process, for a child that it may fork."""
+"""All pools of this process, for `_close_in_child`."""
 
 
 def _close_in_child() -> None:
     global _CLAIMS
+    # The lock may have been held by another thread at the time of the fork: that thread does not
+    # exist in the child, so nobody would release it.
     _CLAIMS = threading.Lock()
     for engine in list(_ENGINES):
         engine.close_in_child()

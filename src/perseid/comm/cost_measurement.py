@@ -1,6 +1,7 @@
-"""The cost model's constants of this machine, measured by round trips of messages.
+"""Measures the cost model's constants on this machine, by round trips of messages.
 
-Also the program of its ranks: ``python -m perseid.comm.cost_measurement TRANSPORT OUT ITERATIONS``.
+This module is also the program that each rank runs: ``python -m
+perseid.comm.cost_measurement TRANSPORT OUT ITERATIONS``.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ from perseid.errors import PerseidError
 
 COMMAND = ("-P", "-m", "perseid.comm.cost_measurement")
 RUN_SECONDS = 120.0
-"""Longest time of one transport."""
+"""Time limit for measuring one transport."""
 SMALL, LARGE = 8, 4 << 20
-"""Bytes of the messages whose times give latency and bandwidth."""
+"""Sizes in bytes of the messages whose times give the latency and the bandwidth."""
 LARGE_SHARE = 0.1
-"""Large messages per small one."""
+"""Number of large messages for each small one."""
 
 
 def one_way(comm: Communicator, nbytes: int, iterations: int) -> float:
-    """Median seconds of a message from one rank of a pair to the other.
+    """Median time of a message from one rank of a pair to the other, in seconds.
 
-    Ranks 0 and 1, 2 and 3, … are pairs; all measure at the same time.
+    Ranks 0 and 1, 2 and 3, … are pairs; all pairs measure at the same time.
     """
     first, peer = comm.rank % 2 == 0, comm.rank ^ 1
     data, times = np.zeros(nbytes, np.uint8), []
@@ -51,26 +52,28 @@ def one_way(comm: Communicator, nbytes: int, iterations: int) -> float:
         if not first:
             comm.Send(data, peer)
         times.append(time.perf_counter() - began)
+    # The first round trip also connects the two ranks.
     return statistics.median(times[1:]) / 2
 
 
 def both(comm: Communicator, iterations: int) -> list[float]:
-    """`one_way` of a small and of a large message."""
+    """Measure `one_way` for a small and for a large message; returns both times in seconds."""
     counts = (iterations, max(3, int(iterations * LARGE_SHARE)))
     return [one_way(comm, size, n) for size, n in zip((SMALL, LARGE), counts, strict=True)]
 
 
 def connected(transport: str, iterations: int) -> TransportCosts:
-    """``direct`` or ``relay`` over this machine's loopback, between processes.
+    """Measure ``direct`` or ``relay`` between processes, over this machine's loopback.
 
     Raises
     ------
     PerseidError
-        It did not finish.
+        The measurement did not finish in time.
     """
     costs = _costs(transport, _pairs(transport, 2, iterations))
     if not costs.shared:
         return costs
+    # Two pairs at once show what a common bottleneck (the relay) lets through in total.
     together = 2 * LARGE / _pairs(transport, 4, iterations)[1]
     return replace(costs, shared=max(together, costs.bandwidth))
 
@@ -88,12 +91,13 @@ def _pairs(transport: str, ranks: int, iterations: int) -> list[float]:
 def _costs(name: str, seconds: Sequence[float]) -> TransportCosts:
     small, large = seconds
     shipped = next(costs for costs in TRANSPORTS if costs.name == name)
-    # Of a very fast transport, the two times may be the same but for noise.
+    # On a very fast transport, the two times may differ by no more than noise: avoid dividing by
+    # zero or a negative number.
     return replace(shipped, latency=small, bandwidth=(LARGE - SMALL) / max(large - small, 1e-9))
 
 
 class _Counted:
-    """A store that counts the requests that are billed; deletions are free."""
+    """Wraps a store and counts its billed requests; deletions are free."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store, self._lock = store, threading.Lock()
@@ -114,12 +118,14 @@ class _Counted:
 
 
 def through(store: ObjectStore, iterations: int) -> TransportCosts:
-    """Through a store, between two threads, which is enough: they wait most of the time.
+    """Measure a store, between two threads of this process.
+
+    Threads are enough, since they wait for the store most of the time.
 
     Raises
     ------
     PerseidError
-        It failed, or took too long.
+        The measurement failed or took too long.
     """
     counted, job = _Counted(store), f"bench-{secrets.token_hex(4)}"
     found: dict[int, list[float]] = {}
@@ -131,7 +137,7 @@ def through(store: ObjectStore, iterations: int) -> TransportCosts:
                 job, number, 2, transport="store", store=counted, timeout=RUN_SECONDS
             ) as comm:
                 found[number] = both(comm, iterations)
-        except Exception as error:  # the other rank's thread is told by the time-out
+        except Exception as error:  # the other thread ends by its time-out
             errors.append(error)
 
     threads = [threading.Thread(target=rank, args=(number,), daemon=True) for number in (0, 1)]
@@ -153,22 +159,24 @@ def measure(
     store: ObjectStore | None = None,
     report: Callable[[TransportCosts], None] | None = None,
 ) -> Constants:
-    """The constants of this machine; those of the store as shipped where none is given.
+    """Measure the constants of this machine; without a store, its built-in ones are kept.
 
     Parameters
     ----------
     iterations
-        Round trips of small messages over each transport; a tenth as many of large ones.
+        Number of round trips with small messages over each transport; a tenth as many are made
+        with large messages.
     store
-        Measured too; its objects are deleted again.
+        Store to measure as well; the objects that are written are deleted again.
     report
-        Called with each transport once it is measured.
+        Called with the costs of each transport once they are measured.
     """
     found = {costs.name: costs for costs in TRANSPORTS}
     for name in found:
         if name != "store":
             found[name] = connected(name, iterations)
         elif store is not None:
+            # A tenth of the iterations: a message through a store takes many times as long.
             found[name] = through(store, max(5, iterations // 10))
         else:
             continue
@@ -181,7 +189,7 @@ def measure(
 
 
 def main(arguments: list[str]) -> None:
-    """One rank: measure, and on rank 0 write the seconds."""
+    """Run one rank: measure, and on rank 0 write the times to a file."""
     transport, out, iterations = arguments
     with Communicator.from_environment(transport=transport) as comm:
         comm.barrier()

@@ -1,8 +1,8 @@
-"""What an operation is expected to take and to cost over each transport, and which to choose.
+"""Estimates the time and price of an operation over each transport, and chooses a transport.
 
-The time of a message is ``latency + bytes / bandwidth``; the time of a collective is that of its
-algorithm's longest path (Thakur, Rabenseifner and Gropp, 2005). The price is the workers' time
-while they wait, the server's share, and the requests to the store.
+A message takes ``latency + bytes / bandwidth``; a collective takes as long as the longest path of
+its algorithm (Thakur, Rabenseifner and Gropp, 2005). The price is that of the workers' time while
+they wait, of the server meanwhile, and of the requests to the store.
 """
 
 from __future__ import annotations
@@ -19,52 +19,53 @@ from perseid.jsontext import parse_json
 
 @dataclass(frozen=True, slots=True)
 class TransportCosts:
-    """What messages over one transport take and cost."""
+    """What messages over one transport take and cost: latency, bandwidth, requests."""
 
     name: str
     """``direct``, ``relay`` or ``store``."""
     latency: float
-    """Seconds for an empty message, from the call to its arrival."""
+    """Seconds that an empty message takes, from the call to its arrival."""
     bandwidth: float
-    """Bytes per second of one message."""
+    """Bytes per second of a single message."""
     puts: float = 0.0
-    """Writing requests of one message."""
+    """Write requests to the store per message."""
     gets: float = 0.0
-    """Reading requests of one message, polling included."""
+    """Read requests to the store per message, polling included."""
     server: bool = False
-    """Whether a rendezvous server must run meanwhile."""
+    """Whether a rendezvous server must run while ranks communicate."""
     shared: float = 0.0
-    """Bytes per second of all messages together; 0: no common bottleneck."""
+    """Bytes per second of all messages together; 0 if they share no bottleneck."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Prices in USD; all zero where only the time matters."""
+    """Prices in USD; all are zero if only the time matters."""
 
     worker_second: float = 0.0
-    """One worker for one second (on Lambda: its gigabytes times the price of a GB-second)."""
+    """Price of one worker for one second (on Lambda: its memory in GB times the price of a
+    GB-second)."""
     server_second: float = 0.0
-    """The rendezvous server for one second."""
+    """Price of the rendezvous server for one second."""
     put: float = 0.0
-    """One writing request."""
+    """Price of one write request to the store."""
     get: float = 0.0
-    """One reading request."""
+    """Price of one read request to the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What one operation is expected to take."""
+    """Expected time and price of one operation over one transport."""
 
     transport: str
     """``direct``, ``relay`` or ``store``."""
     seconds: float
-    """Expected time."""
+    """Expected time, in seconds."""
     usd: float
-    """Expected price."""
+    """Expected price, in USD."""
     messages: int
-    """Of all ranks together."""
+    """Number of messages of all ranks together."""
     moved: float
-    """Bytes sent, of all ranks together."""
+    """Number of bytes that all ranks send together."""
 
 
 TRANSPORTS = (
@@ -72,37 +73,39 @@ TRANSPORTS = (
     TransportCosts("relay", 1.04e-3, 77.6e6, server=True, shared=175e6),
     TransportCosts("store", 40.4e-3, 50e6, puts=1.0, gets=3.0),
 )
-"""Between functions on AWS Lambda. Direct: published measurements between two functions, 621 Mbit/s
-and a round trip under 1 ms. Relay: assumed from them, twice the latency and 40 us in the server,
-which on a quarter of a core relays a quarter of the 0.7 GB/s that a core relayed over loopback.
-Store: FMI's constants for S3, 40.4 ms and 50 MB/s; two unsuccessful reads per message are assumed.
-`perseid comm bench --constants FILE` measures all of them for the machine that it runs on."""
+"""Transports between functions on AWS Lambda. Direct: published measurements between two functions,
+621 Mbit/s and a round trip below 1 ms. Relay: derived from these, with twice the latency plus 40 us
+in the server, whose quarter of a core relays a quarter of the 0.7 GB/s that one core relayed over
+loopback. Store: the constants of FMI for S3, 40.4 ms and 50 MB/s, assuming two unsuccessful reads
+per message. `perseid comm bench --constants FILE` measures all of them on its own machine."""
 RATES = Rates(2 * 0.0000166667, (0.25 * 0.04048 + 0.5 * 0.004445 + 0.005) / 3600, 5e-6, 4e-7)
-"""A Lambda worker of 2,048 MB (x86), a Fargate server of 1/4 vCPU and 0.5 GB with a public address,
-S3 requests, all in us-east-1: `perseid.measure.prices` names the sources."""
+"""Prices of a Lambda worker with 2,048 MB (x86), a Fargate server with 1/4 vCPU, 0.5 GB and a
+public address, and S3 requests, all in us-east-1; `perseid.measure.prices` names the sources."""
 HINTS = ("fast", "cheap")
 
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """What the model knows of a place: its transports and its prices."""
+    """What the model knows about an environment: its transports and prices."""
 
     transports: tuple[TransportCosts, ...] = TRANSPORTS
     rates: Rates = RATES
     source: str = "published figures of AWS Lambda and S3"
-    """Where the transports' numbers come from."""
+    """Origin of the transports' numbers."""
 
     @classmethod
     def load(cls, path: str | Path) -> Constants:
-        """Read a file of `dump`; what it leaves out is as shipped.
+        """Read a file that `dump` wrote; what the file leaves out keeps its built-in value.
 
         Raises
         ------
         BadInputError
-            It cannot be read, names another transport or constant, or a number that makes no sense.
+            The file cannot be read, names an unknown transport or constant, or has a number that
+            makes no sense.
         """
         try:
             told = parse_json(Path(path).read_text())
+            # "ways" is an older word for transports; files that were written with it stay readable.
             given = told.get("ways", {})
             known = {one.name for one in TRANSPORTS}
             unknown = ({*told} - {"source", "ways", "rates"}) | ({*given} - known)
@@ -116,7 +119,7 @@ class Constants:
         return cls(costs, rates, str(told.get("source", path)))
 
     def dump(self, path: str | Path) -> None:
-        """Write them for `load`, as JSON; raises `BadInputError` if that cannot be."""
+        """Write the constants to a JSON file for `load`; raises `BadInputError` if that fails."""
         costs = {one.name: asdict(one) for one in self.transports}
         for one in costs.values():
             del one["name"]
@@ -145,7 +148,7 @@ def _numbers(told: Mapping[str, object]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """One algorithm: rounds on the longest path, bytes on it, messages and bytes in all."""
+    """Size of an algorithm: rounds and bytes on its longest path, messages and bytes in total."""
 
     rounds: float
     path: float
@@ -172,6 +175,7 @@ def _allgather(n: int, m: float) -> _Shape:
 
 
 def _allreduce(n: int, m: float) -> _Shape:
+    # The size from which on `collectives.allreduce` divides the work among the ranks.
     if m < 64 * 1024:
         return _rounds(n, m)
     part = 2 * m * (n - 1) / n
@@ -203,27 +207,28 @@ OPERATIONS: dict[str, Callable[[int, float], _Shape]] = {
     "alltoall": _pairwise,
     "scan": _rounds,
 }
-"""Each takes the number of ranks and the bytes of one rank (of one pair in ``alltoall``)."""
+"""Function for each operation; it takes the number of ranks and the bytes per rank (per pair of
+ranks for ``alltoall``)."""
 
 
 def estimate(
     operation: str, ranks: int, nbytes: float, costs: TransportCosts, rates: Rates | None = None
 ) -> Estimate:
-    """Expected time and price of one operation.
+    """Estimate the time and price of one operation.
 
     Parameters
     ----------
     operation
         One of ``OPERATIONS``.
     ranks
-        How many take part; at least 1.
+        Number of ranks that take part; at least 1.
     nbytes
-        Bytes that each rank contributes (``bcast``: that the root sends).
+        Bytes that each rank contributes (for ``bcast``: bytes that the root sends).
 
     Raises
     ------
     BadInputError
-        Another operation, no rank, or no number of bytes.
+        The operation is unknown, there is no rank, or ``nbytes`` is not a size.
     """
     if operation not in OPERATIONS or ranks < 1 or not 0 <= nbytes < inf:
         raise BadInputError(
@@ -236,7 +241,9 @@ def estimate(
     shape = OPERATIONS[operation](ranks, nbytes)
     seconds = shape.rounds * costs.latency + shape.path / costs.bandwidth
     if costs.shared:
+        # All messages pass the same bottleneck, so it needs at least the time for all bytes.
         seconds = max(seconds, shape.moved / costs.shared)
+    # Every worker is paid for while the operation lasts, whether it sends or waits.
     usd = seconds * ranks * rates.worker_second
     usd += shape.messages * (costs.puts * rates.put + costs.gets * rates.get)
     if costs.server:
@@ -252,7 +259,7 @@ def choose(
     transports: Iterable[TransportCosts] = TRANSPORTS,
     rates: Rates | None = None,
 ) -> Estimate:
-    """The fastest or the cheapest transport; of equal ones the first.
+    """Choose the fastest or the cheapest transport; the first if several are equal.
 
     Raises
     ------
@@ -277,17 +284,17 @@ def choose_for_job(
     rendezvous: bool,
     store: bool,
 ) -> Estimate:
-    """The transport of a whole job, the same on all ranks that ask with the same arguments.
+    """Choose the transport of a whole job; ranks that give the same arguments get the same result.
 
     Parameters
     ----------
     transport
-        What may be used besides the store: ``auto`` (``direct`` and ``relay``), one of the two, or
-        ``store`` for nothing else.
+        What may be used besides the store: ``auto`` (``direct`` and ``relay``), one of these two,
+        or ``store`` for nothing else.
     expects
-        What the job mostly does: an operation and its bytes, as `estimate` takes them.
+        What the job mostly does: an operation and its number of bytes, as for `estimate`.
     rendezvous, store
-        Whether there is a server, and a store.
+        Whether a rendezvous server is given, and a store.
 
     Raises
     ------

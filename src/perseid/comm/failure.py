@@ -1,7 +1,7 @@
-"""Why a communicator is over: who found it out, who is told, and what every later call raises.
+"""How a communicator ends: who finds the failure, who is told, and what every later call raises.
 
-The communicating thread finds failures of its own; the registration's thread brings the news of
-other ranks' and shuts the connections down, so that a blocked call returns at once and raises.
+The communicating thread finds failures itself. The registration's thread brings news of failures of
+other ranks and shuts the connections down, so that a blocked call returns at once and raises.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from perseid.errors import (
 from perseid.rendezvous import Client, LossTimeouts, Notice
 
 BLAME_SHARE = 0.2
-"""After a connection ended, the share of `LossTimeouts.death` that the rendezvous may take to say
-which rank ended first."""
+"""Share of `LossTimeouts.death` that a rank waits, after a connection ended, for the rendezvous to
+say which rank ended first."""
 
 
 class Failure:
-    """The first error of a communicator, and telling the others of it.
+    """Keeps the first error of a communicator, and tells the other ranks about it.
 
     Parameters
     ----------
     client
         The registration, or None if there is no rendezvous.
     channels
-        By rank; the engine's own list.
+        Channels by rank: the connection pool's own list.
     """
 
     def __init__(
@@ -56,19 +56,19 @@ class Failure:
         self._client, self._rank, self._generation = client, rank, generation
         self._channels, self._losses = channels, losses
         self.error: PerseidError | None = None
-        """What ended the communicator; every later call raises it."""
+        """Error that ended the communicator; every later call raises it. None while it works."""
         self._by_notice = False
-        """Whether the error is only that the rendezvous lost a rank."""
+        """Whether the error is only the news from the rendezvous that a rank is lost."""
         self._untold: PeerLostError | None = None
-        """What still has to be sent to the others about an interruption."""
+        """Error about an interruption that the other ranks have not been told yet."""
         self._left: dict[int, str] = {}
-        """Ranks that said goodbye, each with the reason to show."""
+        """Ranks that said goodbye, each with the reason for messages."""
         self._news = threading.Condition()
 
-    # --- what is known -----------------------------------------------------------------------
+    # --- the first error ---------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise what has gone wrong already."""
+        """Raise the error that ended the communicator, if there is one."""
         if self.error is None:
             return
         self._tell_untold()
@@ -77,22 +77,23 @@ class Failure:
         raise self.error
 
     def _ask_why(self, channel: Channel | None) -> None:
-        """The news of a loss may have overtaken the peer's own reason."""
+        """Look for the peer's own reason: the news of its loss may have overtaken it."""
         # Ask once: the answer, if there is one, is already in the socket's buffer.
         self._by_notice = False
         if channel is None:
             return
-        # A peer that fails says why and then closes. The rendezvous may be quicker than that frame.
+        # A peer that fails sends the reason, then closes. The rendezvous may be faster than that
+        # frame.
         channel.drain_to_eof()
         for frame in channel.control_frames:
             if frame.signature[2] == FrameKind.ABORT:
                 error = abort.from_frame(bytes(frame.body), channel.rank, self._rank)
-                # Another reason would be about another failure, which came later.
+                # A reason that concerns another rank is about a later failure.
                 if abort.same_loss(self.error, error):
                     self.error = error
 
     def left_of(self, ranks: Iterable[int]) -> dict[int, str]:
-        """Those of the ranks that said goodbye, with the reason to show."""
+        """Which of these ranks said goodbye, each with the reason for messages."""
         with self._news:
             return {rank: self._left[rank] for rank in ranks if rank in self._left}
 
@@ -104,7 +105,7 @@ class Failure:
         Parameters
         ----------
         own
-            Whether this rank found it: the others are then also told through the rendezvous.
+            Whether this rank found the failure itself: it then also reports it to the rendezvous.
         """
         with self._news:
             known = self.error
@@ -112,20 +113,20 @@ class Failure:
             # The first error stays: later ones are mostly its consequences.
             if first or (abort.same_loss(known, error) and self._by_notice):
                 self.error, self._by_notice = error, False  # the peer's own reason says more
-        # Closing is no failure, and those who learned it from us need not hear it again.
+        # Closing is not a failure; after the first error, the others have been told already.
         if first and not isinstance(error, ClosedError):
             self._tell_all(error, own)
         self._interrupt_all()
         raise self.error or error
 
     def channel_failed(self, error: ChannelError) -> NoReturn:
-        """Raise what a channel's error means for this rank."""
+        """Raise the error of the communicator that a channel's error means."""
         if isinstance(error, UnexpectedFrameError):
             self.mismatched(error.rank, error.mine, error.theirs)
         self._ended(error.rank, error.cause if isinstance(error, ChannelEndedError) else None)
 
     def mismatched(self, rank: int, mine: str, theirs: str) -> NoReturn:
-        """A peer is in another call than this rank."""
+        """Raise because a peer is in another call than this rank."""
         message = (
             f"Rank {self._rank} is in {mine}, but rank {rank} is in {theirs}: all ranks must make "
             "the same calls in the same order with fitting arguments."
@@ -133,10 +134,10 @@ class Failure:
         self.fail(MismatchedCollectiveError(message, mine, theirs, rank))
 
     def _ended(self, rank: int, cause: Exception | None) -> NoReturn:
-        """A connection ended; raise the error that names the rank which ended first.
+        """Raise because a connection ended; the error names the rank that ended first.
 
-        A peer that failed said why before it closed; otherwise the rendezvous may know whose end
-        started it.
+        A peer that failed sent the reason before it closed. Otherwise the rendezvous may know
+        which rank was the first.
         """
         channel = self._channels[rank]
         if channel is not None and not isinstance(cause, FrameError):
@@ -144,7 +145,7 @@ class Failure:
             self.aborts(channel)
         with self._news:
             # One death ends many connections: survivors that close theirs look lost, too. The
-            # rendezvous saw the order, so its word is worth a short wait.
+            # rendezvous saw the order, so it is worth waiting for its news for a moment.
             self._news.wait_for(lambda: self.error is not None, BLAME_SHARE * self._losses.death)
             self.check()
             left = self._left.get(rank)
@@ -159,8 +160,10 @@ class Failure:
                 self.fail(error, own=False)
 
     def interrupted(self, cause: BaseException) -> None:
-        """An exception that is not ours ended a call halfway: messages may be lost, and the others
-        may wait for this rank."""
+        """End the communicator because a foreign exception interrupted a call halfway.
+
+        Messages may be lost, and the other ranks may wait for this one.
+        """
         what = described(cause)
         error = ClosedError(
             f"A call of rank {self._rank} was interrupted by {what}; messages may be lost, so "
@@ -169,12 +172,12 @@ class Failure:
         untold = PeerLostError(f"Rank {self._rank} failed with {what}", self._rank)
         with self._news:
             if self.error is None:
-                # Both at once: another interruption cannot come between two assignments.
+                # In one statement: another interruption (Ctrl-C) should not come between the two.
                 self._untold, self.error = untold, error
         self._tell_untold()
 
     def _tell_untold(self) -> None:
-        """Tell the others of an interruption; what is interrupted itself is done again later."""
+        """Tell the others of an interruption; if that is interrupted, the next call repeats it."""
         if self._untold is not None:
             self._tell_all(self._untold)
             self._interrupt_all()
@@ -184,8 +187,9 @@ class Failure:
         """Close the communicator, with a cause if this rank failed; returns whether it says
         goodbye.
 
-        A rank that failed itself closes without a goodbye, so that its peers report it lost. One
-        that only learned of a loss says goodbye, so that nobody reports it as the rank that failed.
+        A rank that failed itself closes without a goodbye, so that its peers report it as lost. A
+        rank that only learned of a loss says goodbye, so that nobody takes it for the one that
+        failed.
         """
         with self._news:
             failed = self.error is not None
@@ -200,9 +204,11 @@ class Failure:
     # --- brought by the registration's thread ------------------------------------------------
 
     def notice(self, notice: Notice) -> None:
-        """News of another rank, or of the registration."""
+        """Handle news about another rank, or about the registration."""
         error: PerseidError
         by_notice = True
+        # A goodbye is no failure: the rank may have finished, and nothing more may be needed from
+        # it.
         if notice.kind == "left":
             with self._news:
                 self._left[notice.rank] = notice.reason
@@ -211,7 +217,7 @@ class Failure:
             error = PeerLostError(f"Rank {notice.rank} is lost: {notice.reason}.", notice.rank)
         elif notice.kind == "failed":
             error = abort.from_frame(notice.reason.encode(), notice.rank, self._rank)
-            by_notice = False  # it is the rank's own reason
+            by_notice = False  # this is the rank's own reason
         elif notice.kind == "replaced":
             error = ReplacedError(notice.reason)
         elif notice.kind == "refused":
@@ -224,7 +230,7 @@ class Failure:
             self._news.notify_all()
         self._interrupt_all()
 
-    # --- telling -----------------------------------------------------------------------------
+    # --- telling the others -------------------------------------------------------------------
 
     def _interrupt_all(self) -> None:
         for channel in self._channels:
@@ -239,15 +245,16 @@ class Failure:
         frame = header(signature, 0, 0, len(body)) + body
         for channel in self._channels:
             if channel is not None:
+                # A peer that cannot be told is lost anyway, and the others still have to be told.
                 with contextlib.suppress(PerseidError):
                     channel.send_control(frame)
 
     def forget_client(self, error: PerseidError) -> None:
-        """The connections belong to another process: no peer is informed from here."""
+        """Give up the registration, which belongs to another process: no peer is told from here."""
         self._client, self.error, self._by_notice = None, error, False
 
 
 def described(error: BaseException) -> str:
-    """An exception in the words that are sent to the other ranks."""
+    """An exception as text for the other ranks: its class, and at most 400 characters."""
     said = str(error)
     return f"{type(error).__name__}: {said[:400]}" if said else type(error).__name__

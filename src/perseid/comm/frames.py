@@ -1,7 +1,7 @@
-"""The frames that travel between ranks; no socket here.
+"""The frames that ranks send each other, as bytes; no socket is used here.
 
-A frame is a header of 48 bytes and a payload. The header's first 32 bytes, the *signature*, say
-which call of which communicator the payload belongs to and with which arguments it was called::
+A frame is a header of 48 bytes and a payload. The first 32 bytes of the header, the *signature*,
+say which call of which communicator the payload belongs to, and with which arguments it was made::
 
     offset  size
      0       2   magic ``Pc``
@@ -19,8 +19,8 @@ which call of which communicator the payload belongs to and with which arguments
     36       4   number of out-of-band buffers
     40       8   bytes of payload that follow
 
-All numbers are little-endian. All ranks of one call build the same signature, so a receiver
-compares 32 bytes and knows that both sides are in the same call.
+All numbers are little-endian. All ranks of a call build the same signature, so a receiver knows
+that both sides are in the same call if these 32 bytes agree.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ TAIL = struct.Struct("<iIQ")
 SIGNATURE_BYTES = SIGNATURE.size
 HEADER_BYTES = SIGNATURE.size + TAIL.size
 MAX_PAYLOAD = 1 << 36
-"""Longest payload, in bytes: 64 GiB; a longer length is treated as malformed."""
+"""Longest payload, in bytes (64 GiB); a header with a longer one counts as malformed."""
 MAX_PARTS = 1 << 20
-"""Most out-of-band buffers of one object."""
+"""Largest number of out-of-band buffers of one object."""
 STAGING_BYTES = 64 * 1024
-"""Size of the buffer that headers and small payloads are read into together."""
+"""Size in bytes of the buffer that headers and small payloads are read into together."""
 
 
 class FrameError(ValueError):
-    """Bytes that are not a frame of this protocol."""
+    """Bytes are not a frame of this protocol."""
 
 
 class FrameKind(enum.IntEnum):
-    """What a frame belongs to."""
+    """Kind of call that a frame belongs to, or kind of control frame."""
 
     POINT = 1
     BARRIER = 2
@@ -66,6 +66,7 @@ class FrameKind(enum.IntEnum):
     SCAN = 11
     EXSCAN = 12
     SPLIT = 13
+    # Control frames begin at 64, so that one comparison tells them from all calls.
     ABORT = 64
     """The sender's communicator failed; the payload says why."""
     WAITING = 65
@@ -80,10 +81,10 @@ _NAMES = (
 OBJECT = 0
 BYTES = 1
 CODES = {np.dtype(name): code for code, name in enumerate(_NAMES) if code > BYTES}
-"""The numbers of NumPy's types in a signature."""
+"""Number of each NumPy type in a signature."""
 _REDUCTIONS = ("", "sum", "prod", "max", "min", "and", "or", "minloc", "maxloc")
 CUSTOM = 255
-"""Reduction by a function of the user's."""
+"""Number of every reduction by a user-defined function."""
 
 
 def dtype_code(dtype: np.dtype[np.generic]) -> int | None:
@@ -97,7 +98,7 @@ def reduction_code(name: str) -> int:
 
 
 class Signature(NamedTuple):
-    """Which call a frame belongs to, with which arguments."""
+    """The call that a frame belongs to, and the arguments that all ranks must agree on."""
 
     kind: int
     comm: int
@@ -107,10 +108,10 @@ class Signature(NamedTuple):
     reduction: int = 0
     dtype: int = OBJECT
     elements: int = 0
-    """Elements on each rank, where all must agree; 0 where they may differ."""
+    """Number of elements on each rank, if all must agree on it; 0 if it may differ."""
 
     def pack(self) -> bytes:
-        """The 32 bytes."""
+        """Encode as 32 bytes."""
         return SIGNATURE.pack(
             MAGIC, self.kind, self.reduction, self.dtype, VERSION, 0,
             self.comm, self.generation, self.sequence, self.root, self.elements,
@@ -118,12 +119,12 @@ class Signature(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes | bytearray | memoryview) -> Signature:
-        """Read the 32 bytes.
+        """Decode the first 32 bytes.
 
         Raises
         ------
         FrameError
-            They are not a signature.
+            The bytes are not a signature.
         """
         if len(data) < SIGNATURE_BYTES:
             raise FrameError(f"signature: {len(data)} bytes instead of {SIGNATURE_BYTES}")
@@ -159,12 +160,14 @@ class Signature(NamedTuple):
 
 @dataclass(slots=True)
 class Frame:
-    """A complete frame."""
+    """A frame that was received completely."""
 
     signature: bytes
-    """32 bytes."""
+    """The first 32 bytes of the header (see `Signature`)."""
     step: int
+    """Step of the algorithm, or the user's tag."""
     parts: int
+    """Number of out-of-band buffers."""
     body: memoryview
     """The payload."""
 
@@ -175,12 +178,12 @@ def header(signature: bytes, step: int, parts: int, nbytes: int) -> bytes:
 
 
 def allocate(nbytes: int) -> memoryview:
-    """Writable memory that is not cleared first: pages that are never written occupy nothing.
+    """Allocate writable memory without clearing it: pages that are never written take no memory.
 
     Raises
     ------
     FrameError
-        There is not enough memory: most likely the length is corrupt or forged.
+        There is not enough memory; most likely the length is corrupt or forged.
     """
     try:
         return np.empty(nbytes, np.uint8).data if nbytes else memoryview(bytearray())
@@ -189,11 +192,11 @@ def allocate(nbytes: int) -> memoryview:
 
 
 class Receiver:
-    """Splits a stream of bytes into frames: the caller reads into ``room()`` and reports the count.
+    """Splits a stream of bytes into frames: the caller reads into ``room()``, then calls `arrived`.
 
-    Small frames arrive with one read into a staging buffer; the rest of a large payload is read
-    straight to its destination. Memory: the staging buffer and at most one payload, which is
-    never longer than ``limit``.
+    A small frame arrives with one read into a staging buffer; the rest of a large payload is read
+    directly into its place. The memory in use is the staging buffer and at most one payload, which
+    is never longer than ``limit``.
     """
 
     __slots__ = ("_body", "_filled", "buffer", "end", "limit", "nbytes", "parts", "signature",
@@ -205,7 +208,7 @@ class Receiver:
         self.view = memoryview(self.buffer)
         self.start = self.end = 0
         self.signature: bytes | None = None
-        """Of the frame whose header is known and whose payload is incomplete."""
+        """Signature of the frame that is being received; None if no header has been parsed."""
         self.step = self.parts = self.nbytes = 0
         self._body: memoryview | None = None
         self._filled = 0
@@ -217,16 +220,15 @@ class Receiver:
 
     @property
     def direct(self) -> bool:
-        """Whether the next bytes go straight to a payload's destination."""
+        """Whether the next bytes go directly into the place of a payload."""
         return self._body is not None
 
     def room(self) -> memoryview:
-        """Where the next bytes go."""
+        """The memory that the next bytes are to be read into."""
         if self._body is not None:
             return self._body[self._filled :]
         if self.start:
-            # Move the rest to the front, so that a frame never has to be read around the buffer's
-            # end.
+            # Move the rest to the front, so that no frame is split at the end of the buffer.
             left = self.end - self.start
             self.view[:left] = self.view[self.start : self.end]
             self.start, self.end = 0, left
@@ -255,7 +257,7 @@ class Receiver:
         signature = bytes(self.view[start : start + SIGNATURE_BYTES])
         Signature.unpack(signature)
         step, parts, nbytes = TAIL.unpack_from(self.buffer, start + SIGNATURE_BYTES)
-        # Before memory is allocated: a corrupt length must not be able to ask for all of it.
+        # Checked before memory is allocated: a corrupt length must not be able to exhaust it.
         if nbytes > self.limit or parts > MAX_PARTS:
             raise FrameError(f"a payload of {nbytes} bytes in {parts} parts; at most {self.limit}")
         self.signature, self.step, self.parts, self.nbytes = signature, step, parts, nbytes
@@ -263,7 +265,7 @@ class Receiver:
         return True
 
     def put_back(self, data: memoryview) -> None:
-        """Append bytes that were read elsewhere to the buffered ones."""
+        """Append bytes that were read into other memory to the staging buffer."""
         left = bytes(self.view[self.start : self.end])
         if len(left) + len(data) > len(self.buffer):
             self.buffer = bytearray(len(left) + len(data))
@@ -272,20 +274,21 @@ class Receiver:
         self.view[: self.end] = left + data
 
     def accept(self, into: memoryview | None = None, have: int = 0) -> bool:
-        """Choose where the payload goes (new memory by default); whether it is complete.
+        """Choose the place of the payload (new memory by default); returns whether it is complete.
 
         Parameters
         ----------
         into
             Writable bytes of exactly the payload's length.
         have
-            Number of bytes that ``into`` holds already; the staging buffer then holds none.
+            Number of bytes of the payload that ``into`` holds already; the staging buffer must
+            then be empty.
         """
         if have:
             self._body, self._filled = into, have
         elif self._body is None:
             self._body = allocate(self.nbytes) if into is None else into
-            # What came together with the header; the remainder is read straight into the body.
+            # Copy what came together with the header; the rest is read directly into the body.
             take = min(self.nbytes, self.end - self.start)
             self._body[:take] = self.view[self.start : self.start + take]
             self.start += take
@@ -293,10 +296,10 @@ class Receiver:
         return self._filled == self.nbytes
 
     def finish(self) -> Frame:
-        """The complete frame; the next one may be parsed."""
+        """Return the complete frame, and get ready for the next one."""
         signature, body = self.signature, self._body
         if signature is None or body is None or self._filled != self.nbytes:
             raise FrameError("the payload is incomplete")
-        # The frame owns its memory from here on: the next payload gets another.
+        # The frame owns its memory from here on; the next payload gets other memory.
         self.signature = self._body = None
         return Frame(signature, self.step, self.parts, body)

@@ -1,6 +1,6 @@
 """A set of ranks that communicate among themselves, and its collective calls.
 
-The algorithms of ``collectives`` see a `Call`: ranks of the group, steps and bytes, never a socket.
+The algorithms of ``collectives`` use a `Call`: ranks of the group, steps and bytes, never a socket.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Group:
     Parameters
     ----------
     engine
-        This process' connections.
+        The connections of this process.
     comm
         The communicator's id, the same on all its ranks.
     ranks
-        World ranks of the group, by rank within it.
+        World ranks, by rank within the group.
     progress
-        How its calls send and receive; as one thread does it, if nothing is given.
+        How its calls send and receive. None: as a program with one thread does.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Group:
         self._scratch = np.empty(0, np.uint8)
 
     def point(self, dtype: int) -> bytes:
-        """The signature of messages of one type from rank to rank."""
+        """The signature of point-to-point messages of one data type."""
         found = self._points.get(dtype)
         if found is None:
             generation = self.engine.generation
@@ -65,6 +65,8 @@ class Group:
         self, kind: int, root: int = -1, reduction: int = 0, dtype: int = 0, count: int = 0
     ) -> Call:
         """Begin the next collective call."""
+        # Packed here rather than by `Signature.pack`: an intermediate object would show in the time
+        # of a small collective.
         engine = self.engine
         engine.begun += 1
         self._sequence = sequence = (self._sequence + 1) & 0xFFFFFFFF
@@ -75,26 +77,26 @@ class Group:
         return Call(self, signature)
 
     def scratch(self, count: int, dtype: np.dtype[Any]) -> Array:
-        """Memory for the time of one call, kept for the next: fresh pages cost more than sums."""
+        """Memory for one call, kept for the next one: new pages cost more than adding does."""
         nbytes = count * dtype.itemsize
         if self._scratch.size < nbytes:
             self._scratch = np.empty(nbytes, np.uint8)
         return self._scratch[:nbytes].view(dtype)
 
     def connect(self, peers: Iterable[int]) -> None:
-        """Have channels to these ranks of the group."""
+        """Make sure that there are channels to these ranks of the group."""
         peers = list(peers)
         self.engine.connect([self.ranks[peer] for peer in peers])
         for peer in peers:
             self.channels[peer] = self.engine.channels[self.ranks[peer]]
 
     def connect_one(self, peer: int) -> Channel:
-        """The channel to one rank, made now if need be.
+        """The channel to one rank; it is made if there is none yet.
 
         Raises
         ------
         BadInputError
-            It is this rank itself, or not in the group.
+            The peer is this rank itself, or not a rank of the group.
         """
         if peer == self.rank or not 0 <= peer < self.size:
             raise BadInputError(f"rank {self.rank} of {self.size} cannot send to rank {peer}")
@@ -107,8 +109,8 @@ class Group:
 class Call:
     """A collective call of one group.
 
-    ``rank`` and all peers are numbers within the group; ``step`` tells the frames of one pair of
-    ranks apart. All frames of the call bear its signature.
+    ``rank`` and all peers are numbers within the group. ``step`` distinguishes the frames of one
+    pair of ranks; all frames of the call have the same signature.
     """
 
     __slots__ = ("_progress", "channels", "group", "rank", "signature", "size")
@@ -119,11 +121,11 @@ class Call:
         self.size = group.size
         self.signature = signature
         self.channels: list[Any] = group.channels
-        """By rank of the group; None if ``need`` has made none yet."""
+        """Channels by rank of the group; None if ``need`` has not made one yet."""
         self._progress = group.progress
 
     def need(self, peers: Iterable[int]) -> None:
-        """Connect to these peers, in parallel, before the first byte is sent."""
+        """Connect to these peers in parallel, before the first byte is sent."""
         channels = self.channels
         missing = [peer for peer in peers if channels[peer] is None and peer != self.rank]
         if missing:
@@ -133,11 +135,11 @@ class Call:
         return self.channels[peer] or self.group.connect_one(peer)
 
     def send(self, peer: int, data: Buffer, step: int = 0) -> None:
-        """Send bytes whose number the receiver knows."""
+        """Send bytes; the receiver knows how many."""
         self._progress.send(self._channel(peer), self.signature, step, data)
 
     def receive_into(self, peer: int, into: memoryview, step: int = 0) -> None:
-        """Receive exactly as many bytes as ``into`` has."""
+        """Receive exactly as many bytes as ``into`` holds."""
         self._progress.receive_into(self._channel(peer), self.signature, step, into)
 
     def send_blob(self, peer: int, blob: Blob, step: int = 0) -> None:
@@ -160,11 +162,12 @@ class Call:
     ) -> None:
         """Send to one peer and receive from another (or the same) at once.
 
-        ``source_step`` is the step of what is received, where it differs.
+        ``source_step`` is the step of the message to receive, if it is not ``step``.
         """
         out, back = self._channel(peer), self._channel(source)
         size = len(data)
         source_step = step if source_step is None else source_step
+        # A small message fits into the socket's buffer, so sending first cannot block both sides.
         if size <= JOINED_BYTES:
             self._progress.send(out, self.signature, step, data)
             self._progress.receive_into(back, self.signature, source_step, into)
@@ -173,7 +176,7 @@ class Call:
         self._progress.exchange(out, self.signature, step, Blob(0, [data], size), back, pending)
 
     def exchange_blob(self, peer: int, blob: Blob, source: int, step: int = 0) -> Blob:
-        """`exchange` of payloads of any length."""
+        """`exchange` for payloads of any length."""
         out, back = self._channel(peer), self._channel(source)
         if blob.nbytes <= JOINED_BYTES:
             self._progress.send_blob(out, self.signature, step, blob)

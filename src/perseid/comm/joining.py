@@ -1,4 +1,4 @@
-"""From the arguments of ``Communicator.join`` to this process' connections."""
+"""Turns the arguments of ``Communicator.join`` into the connections of this process."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from perseid.rendezvous import Client, Endpoint, LossTimeouts, parse_key
 
 TRANSPORTS = ("auto", "direct", "relay", "store")
 JOIN_SECONDS = 60.0
-"""How long a rank waits for the others to register."""
+"""Seconds that a rank waits for the others to register, by default."""
 CALL_SECONDS = 300.0
-"""How long one call waits for another rank."""
+"""Seconds that one call waits for another rank, by default."""
 EXPECTED = ("allreduce", 1000.0)
-"""What a job is taken to do mostly, where a hint comes without more."""
+"""Operation and bytes that a job is assumed to use mostly, if a hint is given without them."""
 
 
 @dataclass(frozen=True)
 class JoinRequest:
-    """What ``Communicator.join`` was given; its docstring says what each field means.
+    """The arguments of ``Communicator.join``, checked; its docstring explains each field.
 
     Raises
     ------
     BadInputError
-        A value has the wrong type or makes no sense; the message names it.
+        A value has the wrong type or makes no sense; the message names the argument.
     """
 
     job: str
@@ -80,16 +80,22 @@ class JoinRequest:
                 )
 
     def connect(self) -> tuple[ConnectionPool, Estimate | None]:
-        """Register, wait for the others if asked to, and give the connections and the hint's
-        choice; raises as ``Communicator.join``."""
+        """Register, and wait for the other ranks if that was asked for.
+
+        Returns the connections and what the cost model chose for the hint; raises the errors of
+        ``Communicator.join``.
+        """
         choice = self._choice()
         transport = self.transport
         if choice is not None and choice.transport != "direct":
-            transport = choice.transport  # direct falls back by itself, as the transport allows
+            # "direct" is left as it is: a pair that cannot connect falls back to the others that
+            # the given transport allows.
+            transport = choice.transport
         if transport == "store" and self.store is None:
             raise BadInputError("transport='store' needs a store to go through: give store=")
         client = None
         if self.rendezvous is not None:
+            # With the store as transport, the rendezvous still tells which ranks are lost.
             client = self._register("auto" if transport == "store" else transport)
         elif self.world_size > 1 and transport != "store":
             raise BadInputError(
@@ -118,6 +124,7 @@ class JoinRequest:
         )
 
     def _register(self, transport: str) -> Client:
+        # One deadline for both: registering, and waiting for the others.
         end = time.monotonic() + self.deadline
         assert self.rendezvous is not None
         client = Client.register(
@@ -148,7 +155,7 @@ def environment_arguments(env: Mapping[str, str] = os.environ) -> dict[str, obje
     Raises
     ------
     BadInputError
-        A variable holds no number.
+        A variable that must be a number is not one.
     """
     found: dict[str, object] = {
         "job": env.get("PERSEID_JOB", "job"),

@@ -1,8 +1,7 @@
-"""Messages to and from one peer when several operations are under way at once.
+"""Messages to and from one peer while several operations are in progress.
 
-A call of a communicator of one thread waits for one frame. A lane has any number of posted
-receives and of frames that are still to be sent; whoever moves its bytes completes whichever of
-them is next.
+With one thread, a call of a communicator waits for one frame. A lane instead holds any number of
+posted receives and unsent frames; the thread that moves its bytes completes whichever is next.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from perseid.comm.objects import Blob, Buffer
 from perseid.comm.socket_channel import MAX_PIECES, SocketChannel
 
 _MESSAGE_BYTES = 24
-"""Of a signature, those that all messages of a communicator share; the rest is the token."""
+"""Leading bytes of a signature that all messages of a communicator share; the token follows."""
 _ANSWER = 1
-"""In the place of the reduction: the frame only says that a message was received."""
+"""Value of the reduction field in a frame that only confirms that a message was received."""
 
 
 def message_signature(comm: int, generation: int, token: int = 0) -> bytes:
-    """The signature of messages from rank to rank; with a token the receiver answers."""
+    """The signature of point-to-point messages; a token asks the receiver to answer."""
     return Signature(FrameKind.POINT, comm, generation, dtype=BYTES, elements=token).pack()
 
 
 def answer_signature(signature: bytes) -> bytes | None:
-    """The signature of the answer that the sender of a message waits for, if it does."""
+    """The signature of the answer to a message; None if its sender does not wait for one."""
     sent = Signature.unpack(signature)
     if sent.kind != FrameKind.POINT or not sent.elements or sent.reduction:
         return None
@@ -36,7 +35,7 @@ def answer_signature(signature: bytes) -> bytes | None:
 
 
 class Send:
-    """A message on its way to a peer."""
+    """A message that is being sent to a peer."""
 
     __slots__ = ("answer", "rank", "rest")
 
@@ -44,22 +43,23 @@ class Send:
         self.rank = rank
         """The peer's rank in the world."""
         self.rest = rest
+        """Bytes that have not been sent yet; None if all have."""
         self.answer = answer
-        """What the receiver says once it has asked for the message, where that is waited for."""
+        """The receiver's answer that it has asked for the message; None if nobody waits for it."""
 
     @property
     def done(self) -> bool:
-        """Whether the message is sent, so that its memory may be changed, and answered."""
+        """Whether all is sent, so that the memory may be reused, and answered if necessary."""
         return self.rest is None and (self.answer is None or self.answer.done)
 
 
 class Receive(PendingReceive):
-    """A frame that somebody wants.
+    """A posted receive: a frame that an operation waits for.
 
     Parameters
     ----------
     ranks
-        World ranks that it may come from.
+        World ranks that the frame may come from.
     """
 
     __slots__ = ("claimed", "ranks", "source")
@@ -75,38 +75,38 @@ class Receive(PendingReceive):
         super().__init__(signature, step, into, any_step)
         self.ranks = ranks
         self.claimed = False
-        """Whether a frame that has begun to come is the wanted one."""
+        """Whether a frame that is being received, or was, belongs to this receive."""
         self.source = -1
-        """The world rank that it came from."""
+        """World rank that the frame came from; -1 before it has come."""
 
     @property
     def done(self) -> bool:
-        """Whether all of it is here."""
+        """Whether the frame has been received completely."""
         return self.frame is not None
 
     def place(self, frame: Frame, nbytes: int) -> memoryview | None:
-        """Where the payload of a frame that fits goes without a copy."""
+        """The memory that can receive a frame's payload without a copy; None if it does not fit."""
         fits = self.into is not None and nbytes == len(self.into) and not frame.parts
         return self.into if fits else None
 
 
 class ReceiveAnswer(Receive):
-    """The answer to one message: whatever else comes from the peer is not for it."""
+    """A receive for the answer to one message; no other frame of the peer matches it."""
 
     __slots__ = ()
 
     def matches(self, frame: Frame, rank: int) -> bool:
-        """An answer bears the token of its message."""
+        """Whether a frame is the answer; it has the token of the message."""
         return frame.signature == self.signature
 
 
 class ReceiveMessage(Receive):
-    """A message from rank to rank, of any length.
+    """A receive for a point-to-point message of any length.
 
     Parameters
     ----------
     room
-        Where its payload goes if there is space enough; ``frame.body`` then is the used part of it.
+        Memory for the payload, used if it is long enough; ``frame.body`` is then the used part.
     """
 
     __slots__ = ("room",)
@@ -122,40 +122,45 @@ class ReceiveMessage(Receive):
         self.room = room
 
     def matches(self, frame: Frame, rank: int) -> bool:
-        """Messages match by communicator and tag, whether their senders wait for an answer or
-        not."""
+        """Whether communicator and tag match; it makes no difference if the sender waits for an
+        answer."""
         if frame.signature[:_MESSAGE_BYTES] != self.signature[:_MESSAGE_BYTES]:
             return False
         return self.any_step or frame.step == self.step
 
     def place(self, frame: Frame, nbytes: int) -> memoryview | None:
-        """The beginning of the room."""
+        """The beginning of ``room``, if the payload fits."""
         return self.room[:nbytes] if self.room is not None and nbytes <= len(self.room) else None
 
 
 class AnyLane(Protocol):
-    """All messages that are under way between this rank and one peer."""
+    """All messages in progress between this rank and one peer."""
 
     queue: FrameQueue
+    """Frames that came before anybody asked for them."""
     posted: list[Receive]
+    """Receives whose frame has not come yet, oldest first."""
 
     def send(self, signature: bytes, step: int, blob: Blob) -> Send:
-        """Send what the peer takes at once; the rest follows when it takes more."""
+        """Send what the socket takes at once; the rest follows when it takes more."""
         ...
 
     def post(self, want: Receive) -> None:
-        """Take what came already, or wait for it; raises a `ChannelError` where it cannot come."""
+        """Complete a receive with a frame that came earlier, or keep it until one comes.
+
+        Raises a `ChannelError` if none can come any more.
+        """
         ...
 
 
 def _answer(lane: AnyLane, frame: Frame) -> None:
-    """Answer a sender that waits until its message has been asked for."""
+    """Answer a sender that waits until the receiver has asked for its message."""
     if frame.signature[2] == FrameKind.POINT and (answer := answer_signature(frame.signature)):
         lane.send(answer, 0, Blob(0, [b""], 0))
 
 
 def _take_kept(lane: AnyLane, want: Receive) -> bool:
-    """Complete a receive whose frame came before it was posted."""
+    """Complete a receive if its frame came before it was posted; returns whether it did."""
     if want.claimed or not lane.queue.take_kept(want):
         return False
     want.claimed, want.source = True, lane.queue.rank
@@ -165,14 +170,14 @@ def _take_kept(lane: AnyLane, want: Receive) -> bool:
 
 
 class SelfLane:
-    """The messages of a rank to itself."""
+    """The messages that a rank sends to itself."""
 
     def __init__(self, rank: int) -> None:
         self.queue = FrameQueue(rank)
         self.posted: list[Receive] = []
 
     def send(self, signature: bytes, step: int, blob: Blob) -> Send:
-        """The message is copied: its sender may change the memory at once."""
+        """Send a copy of the message, so that its sender may reuse the memory at once."""
         body = memoryview(bytearray(blob.flat()))
         self.queue.accept(Frame(signature, step, blob.parts, body), None)
         for want in self.posted:
@@ -188,7 +193,7 @@ class SelfLane:
 
 
 class PeerLane:
-    """The messages and frames to and from another rank, over a socket."""
+    """Messages to and from another rank, over a socket."""
 
     def __init__(self, channel: SocketChannel) -> None:
         self.channel = channel
@@ -199,14 +204,14 @@ class PeerLane:
 
     @property
     def needed(self) -> bool:
-        """Whether an operation of this rank cannot do without the peer."""
+        """Whether an operation of this rank needs this peer: a receive from any rank does not."""
         if self.outgoing or self._claimed is not None:
             return True
         return any(len(want.ranks) == 1 and not want.claimed for want in self.posted)
 
     @property
     def missing(self) -> int:
-        """Bytes that have not come of the payload that is being received."""
+        """Bytes of the payload in progress that have not come yet."""
         receiver = self.channel.receiver
         return len(receiver.room()) if receiver.direct else 0
 
@@ -217,6 +222,7 @@ class PeerLane:
         if not self.outgoing:
             send = Send(channel.rank, channel.send_blob(signature, step, blob))
         else:
+            # Messages leave in the order of their sends: behind one that waits, all others wait.
             head: Buffer = signature + TAIL.pack(step, blob.parts, blob.nbytes)
             pieces = [head, *blob.pieces] if len(blob.pieces) < MAX_PIECES else [head, blob.flat()]
             send = Send(channel.rank, PartlySent(channel.start, pieces, 0))
@@ -224,7 +230,7 @@ class PeerLane:
         return send
 
     def send_bytes(self, signature: bytes, step: int, data: Buffer) -> Send:
-        """`send` of one piece, the quick way."""
+        """`send` for one piece of memory, the fast path."""
         if self.outgoing:
             return self.send(signature, step, Blob(0, [data], len(data)))
         send = Send(self.channel.rank, self.channel.send(signature, step, data))
@@ -237,7 +243,7 @@ class PeerLane:
             self.channel.sending = True
 
     def flush(self) -> bool:
-        """Send more of what waits; whether a message is complete that was not."""
+        """Send more of the waiting messages; returns whether one of them is now complete."""
         finished = False
         while self.outgoing:
             send = self.outgoing[0]
@@ -246,6 +252,7 @@ class PeerLane:
                 break
             self.outgoing.popleft()
             send.rest, finished = None, True
+        # Control frames may go out only between two messages.
         self.channel.sending = bool(self.outgoing)
         return finished
 
@@ -255,7 +262,7 @@ class PeerLane:
         if _take_kept(self, want):
             return
         if not self.channel.ended:
-            # Others may have come from another rank meanwhile, or are not wanted any more.
+            # Drop receives that another rank has served meanwhile, or that were cancelled.
             claimed = self._claimed
             self.posted = [one for one in self.posted if not one.claimed or one is claimed]
             self.posted.append(want)
@@ -263,12 +270,12 @@ class PeerLane:
             raise ChannelEndedError(self.channel.rank)
 
     def read(self) -> bool:
-        """Take in what is here; whether a posted receive is complete that was not.
+        """Read what has arrived; returns whether a posted receive is now complete.
 
         Raises
         ------
         ChannelError
-            A posted receive will never be complete.
+            A posted receive can never be completed.
         """
         finished = False
         while True:
@@ -281,14 +288,14 @@ class PeerLane:
                 return finished
 
     def end(self, error: ChannelEndedError) -> bool:
-        """The peer has left, or is lost: raise the error if that matters to an operation."""
+        """Note that the peer has left or is lost; raises the error if an operation needs it."""
         self.channel.ended = True
         if self.needed or error.cause is not None:
             raise error
         return False
 
     def sort(self) -> bool:
-        """Go through the bytes that were read."""
+        """Split the bytes that were read into frames; returns whether a receive is now complete."""
         receiver, finished = self.channel.receiver, False
         while True:
             if receiver.signature is None:
@@ -297,6 +304,7 @@ class PeerLane:
                         return finished
                 except FrameError as error:
                     raise ChannelEndedError(self.channel.rank, error) from None
+                # As soon as the header is here: the payload can then go directly to its place.
                 receiver.accept(self._claim())
             if not receiver.accept():
                 return finished
@@ -304,7 +312,7 @@ class PeerLane:
             finished = self._complete(frame, claimed) or finished
 
     def _claim(self) -> memoryview | None:
-        """Find the receive that an arriving frame belongs to; returns the place for its payload."""
+        """Find the receive that an arriving frame belongs to; returns memory for its payload."""
         receiver = self.channel.receiver
         assert receiver.signature is not None
         frame = Frame(receiver.signature, receiver.step, receiver.parts, memoryview(b""))
@@ -324,7 +332,8 @@ class PeerLane:
             _answer(self, frame)
             return True
         self.channel.accept(frame, None)
-        for want in self.posted:  # one may have been posted while the frame was coming
+        # A matching receive may have been posted while the payload was arriving.
+        for want in self.posted:
             if _take_kept(self, want):
                 self.posted.remove(want)
                 return True

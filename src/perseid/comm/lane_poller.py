@@ -1,4 +1,4 @@
-"""The connections of a rank whose operations several threads began: which of them can go on."""
+"""Polls the connections of a rank whose operations several threads have begun."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from perseid.comm.socket_channel import SocketChannel
 from perseid.errors import BadInputError
 
 LARGE_BYTES = 256 * 1024
-"""A payload of which as much is missing is waited for in one system call where no other thread
-needs the connections."""
+"""Missing bytes of a payload from which on it is read by one blocking system call, provided that no
+other thread needs the connections."""
 Event = tuple[int, int]
-"""A descriptor, and what epoll says of it."""
+"""A descriptor, and the events that epoll reports for it."""
 
 
 class LanePoller:
     """The lanes of a rank, and one epoll object for all their connections.
 
-    It has no lock: all but ``wait`` and ``wake`` is called by the thread whose turn it is, and only
-    one thread waits. What a lane cannot do is raised as a `ChannelError`.
+    It has no lock: only the thread whose turn it is may call its methods, except for ``wait`` and
+    ``wake``, and only one thread waits. Failures of a lane are raised as a `ChannelError`.
     """
 
     def __init__(self, engine: ConnectionPool) -> None:
         self._engine = engine
         self._poll = select.epoll()
         self._lanes: dict[int, PeerLane] = {}
-        """By descriptor."""
+        """Lanes by the descriptor of their connection."""
         self._by_rank: dict[int, PeerLane] = {}
         self._own = SelfLane(engine.rank)
+        # Makes epoll return when another thread has something for the one that polls.
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll.register(self._wake, select.EPOLLIN)
         self._blocked: set[int] = set()
-        """Descriptors of connections whose peer has not taken all yet."""
+        """Descriptors of connections with unsent bytes."""
 
     # --- lanes -------------------------------------------------------------------------------
 
     def lane(self, rank: int) -> AnyLane:
-        """The lane to a rank of the world, which this one is connected to."""
+        """The lane to a world rank; it must be connected already."""
         if rank == self._engine.rank:
             return self._own
         channel = self._engine.channels[rank]
@@ -48,7 +49,7 @@ class LanePoller:
         return self.peer_lane(channel)
 
     def peer_lane(self, channel: Channel) -> PeerLane:
-        """The lane over a channel, which is polled from now on."""
+        """The lane of a channel, which is polled from now on."""
         found = self._by_rank.get(channel.rank)
         if found is not None:
             return found
@@ -62,14 +63,14 @@ class LanePoller:
         return lane
 
     def adopt(self) -> None:
-        """Poll the channels that others opened, too."""
+        """Adopt the channels that other ranks opened, and poll them as well."""
         self._engine.adopt_incoming()
         for channel in self._engine.channels:
             if channel is not None and not channel.closed:
                 self.peer_lane(channel)
 
     def sending(self, sent: Send) -> Send:
-        """Poll for the moment that the peer takes more of a message."""
+        """Poll until the peer takes the rest of a message, if there is any; returns the message."""
         if sent.rest is not None:
             fd = self._by_rank[sent.rank].channel.fileno()
             self._blocked.add(fd)
@@ -78,22 +79,22 @@ class LanePoller:
 
     @property
     def blocked(self) -> bool:
-        """Whether a peer has not taken all that was sent to it."""
+        """Whether any message still has unsent bytes."""
         return bool(self._blocked)
 
     def forget_blocked(self) -> None:
-        """Send nothing more of what was begun."""
+        """Give up all messages that are partly sent."""
         self._blocked.clear()
 
     def large(self) -> PeerLane | None:
-        """The lane of a large payload, if nothing else is to be done meanwhile."""
+        """The lane that receives a large payload, if there is nothing else to do meanwhile."""
         if self._blocked:
             return None
         found = [lane for lane in self._by_rank.values() if lane.missing >= LARGE_BYTES]
         return found[0] if len(found) == 1 else None
 
     def check_hosts(self) -> None:
-        """Raise if the host of a peer that an operation needs does not answer any more."""
+        """Raise if the host of a peer that an operation needs no longer answers."""
         for lane in self._by_rank.values():
             silent = lane.channel.unanswered_for() if lane.needed else 0.0
             if silent > self._engine.losses.link:
@@ -105,7 +106,10 @@ class LanePoller:
     def wait(
         self, seconds: float, large: PeerLane | None
     ) -> tuple[list[Event], ChannelEndedError | None]:
-        """Wait until a connection can go on, or for the bytes of one alone; how that one ended."""
+        """Wait for events on any connection, or for the bytes of one lane alone.
+
+        Returns the events, and the error if that one lane ended.
+        """
         if large is None:
             return self._poll.poll(seconds), None
         try:
@@ -117,7 +121,7 @@ class LanePoller:
     def move(
         self, events: list[Event], large: PeerLane | None, ended: ChannelEndedError | None
     ) -> bool:
-        """Send and receive what can be; whether an operation is done that was not."""
+        """Send and receive what is possible; returns whether an operation is now done."""
         finished = False
         if large is not None:
             finished = large.sort() if ended is None else large.end(ended)
@@ -129,7 +133,9 @@ class LanePoller:
 
     def _move_lane(self, fd: int, event: int) -> bool:
         lane = self._lanes.get(fd)
-        if lane is None:  # only to wake this thread
+        # Not a connection, but the event by which another thread woke this one.
+        if lane is None:
+            # Reset it, or epoll would return at once from now on.
             os.eventfd_read(self._wake)
             return True
         finished = False
@@ -144,6 +150,7 @@ class LanePoller:
                 self._engine.handle_control_frames(lane.channel)
             if lane.channel.ended:
                 self._blocked.discard(fd)
+                # A stream at its end stays readable forever.
                 self._poll.unregister(fd)
                 del self._lanes[fd]
         return finished
@@ -151,10 +158,10 @@ class LanePoller:
     # --- the end -----------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Have the thread that waits return."""
+        """Make the thread that waits return."""
         os.eventfd_write(self._wake, 1)
 
     def close(self) -> None:
-        """Poll no more."""
+        """Close the epoll object; nothing may be polled afterwards."""
         self._poll.close()
         os.close(self._wake)

@@ -1,4 +1,4 @@
-"""One program on several ranks of this machine, as ``mpirun`` does it."""
+"""Starts a program on several ranks of this machine, as ``mpirun`` does."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from perseid.linux import need_linux
 from perseid.rendezvous import Config, EmbeddedServer, job_key
 
 GRACE_SECONDS = 5.0
-"""Seconds that the other ranks may take to end after one failed or the time is over."""
+"""Seconds that ranks get to end by themselves: after one has failed, and after SIGTERM."""
 POLL_SECONDS = 0.02
+"""Seconds between two checks whether ranks have ended."""
 
 
 def run_local(
@@ -33,38 +34,38 @@ def run_local(
     stopped: Callable[[], object] = lambda: False,
     output: RanksOutput | None = None,
 ) -> dict[int, int]:
-    """Start a Python program on every rank around an embedded rendezvous with a fresh key.
+    """Run a Python program on every rank, with an embedded rendezvous and a new key.
 
-    The programs find each other by ``Communicator.from_environment()``; ``RANK`` and ``WORLD_SIZE``
-    say the same to those that know nothing of perseid.
+    The programs find each other by ``Communicator.from_environment()``. ``RANK`` and ``WORLD_SIZE``
+    are set as well, for programs that do not use perseid.
 
     Parameters
     ----------
     command
         Arguments of the Python interpreter: a script and its arguments.
     ranks
-        How many processes.
+        Number of processes.
     timeout
         Time limit for all ranks together, in seconds; None: no limit.
     encrypt
-        Make a certificate for the job, so that ranks send each other nothing plain.
+        Whether to make a certificate for the job, so that connections between ranks are encrypted.
     environment
-        Variables added to this process' own.
+        Variables to add to those of this process.
     stopped
-        Called repeatedly; once it returns true, all ranks are ended.
+        Called repeatedly; once it returns a true value, all ranks are ended.
     output
-        Takes what the ranks print and shows it with the rank in front of each line. None: they
-        print where this process prints.
+        Receives what the ranks print, and shows it with the rank in front of each line. None: the
+        ranks share the output of this process.
 
     Returns
     -------
     dict
-        Exit status by rank; negative: ended by that signal.
+        Exit status by rank; a negative one is the signal that ended the process.
 
     Raises
     ------
     BadInputError
-        Fewer than one rank, or no time.
+        There is not even one rank, or the time limit is not above 0.
     """
     need_linux("A program of several ranks")
     if ranks < 1:
@@ -72,7 +73,7 @@ def run_local(
     if timeout is not None and not timeout > 0:
         raise BadInputError(f"the ranks need some time, not {timeout:g} s")
     secret = secrets.token_bytes(32)
-    # Without the second port nobody looks for NATs, which are not to be found on one machine.
+    # Without the second port, ranks do not test for NATs, of which there are none on one machine.
     config = Config(host="127.0.0.1", port=0, http_port=None, tcpunch=False, secret=secret)
     processes: list[subprocess.Popen[bytes]] = []
     bind = bound_to_parent()
@@ -82,7 +83,8 @@ def run_local(
             **(environment or {}),
             **_job_variables(server.address, ranks, secret),
             "PERSEID_JOB_CERTIFICATE": make_certificate() if encrypt else "",
-            **({"PYTHONUNBUFFERED": "1"} if output else {}),  # lines shall come as they are printed
+            # Into a pipe, Python would buffer lines: they are to be shown as they are printed.
+            **({"PYTHONUNBUFFERED": "1"} if output else {}),
         }
         try:
             for rank in range(ranks):
@@ -91,6 +93,7 @@ def run_local(
                     subprocess.Popen(
                         [sys.executable, *command],
                         env=dict(variables),
+                        # The ranks end with this process, even if it is killed.
                         preexec_fn=bind,
                         stdout=subprocess.PIPE if output else None,
                         stderr=subprocess.PIPE if output else None,
@@ -114,7 +117,7 @@ def _job_variables(rendezvous: str, ranks: int, secret: bytes) -> dict[str, str]
         "PERSEID_WORLD_SIZE": str(ranks),
         "PERSEID_RENDEZVOUS": rendezvous,
         "PERSEID_JOB_KEY": job_key(secret, job).hex(),
-        "PERSEID_JOB_SECRET": secret.hex(),  # of this server alone, for jobs of other names
+        "PERSEID_JOB_SECRET": secret.hex(),  # lets ranks derive keys for further jobs here
         "WORLD_SIZE": str(ranks),
         "PERSEID_OVERSUBSCRIBED": str(int(ranks > len(os.sched_getaffinity(0)))),
     }
@@ -123,7 +126,7 @@ def _job_variables(rendezvous: str, ranks: int, secret: bytes) -> dict[str, str]
 def _shown(
     processes: Sequence[subprocess.Popen[bytes]], output: RanksOutput | None
 ) -> AbstractContextManager[object]:
-    """While it lasts, what the processes print is passed on."""
+    """A context in which the output of the processes is passed on."""
     if output is None:
         return nullcontext()
     for rank, process in enumerate(processes):
@@ -140,6 +143,7 @@ def _wait(
     end = None if timeout is None else time.monotonic() + timeout
     failed = False
     while None in (statuses := [process.poll() for process in processes]):
+        # Ranks that lose a peer end by themselves, with a better error than a signal gives.
         if not failed and any(statuses):
             failed = True
             grace = time.monotonic() + GRACE_SECONDS
@@ -150,7 +154,7 @@ def _wait(
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End every process that is still running, whatever happened."""
+    """End every process that is still running: first SIGTERM, then SIGKILL."""
     for process in processes:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -1,7 +1,7 @@
-"""The communicator's lower-case methods: any object, pickled, with its large buffers beside it.
+"""The communicator's lower-case methods: they pickle any object, without copying its large buffers.
 
-Each method may raise what ``Communicator`` says, and ``BadInputError`` for an argument that is
-none, before anything is sent.
+Each method raises the errors that ``Communicator`` lists, and ``BadInputError`` for a wrong
+argument, before anything is sent.
 """
 
 from __future__ import annotations
@@ -34,21 +34,22 @@ from perseid.errors import BadInputError
 
 
 class ObjectCalls(ArrayCalls):
-    """What a communicator does with objects; the base of ``Communicator``."""
+    """The object methods of a communicator; a base class of ``Communicator``."""
 
     # --- one to one --------------------------------------------------------------------------
 
     @guarded
     def send(self, value: Any, dest: int, tag: int = 0) -> None:
-        """Send an object; returns once the peer's host or this one's kernel has it:
+        """Send an object; returns once the kernel has taken all of it, on its way to the peer:
         ``comm.send("x", dest=1, tag=7)``."""
+        # Pickled before the call begins: an object that cannot be pickled leaves nothing half sent.
         tag, blob = arguments.tag("tag", tag), dumps(value)
         channel = self._peer("dest", dest)
         self._progress.send_blob(channel, self._group.point(OBJECT), tag, blob)
 
     @guarded
     def recv(self, source: int, tag: int | None = None) -> Any:
-        """Receive an object, without a tag the next one: ``comm.recv(source=0, tag=7)``."""
+        """Receive an object; without a tag, the next one: ``comm.recv(source=0, tag=7)``."""
         step = 0 if tag is None else arguments.tag("tag", tag)
         channel = self._peer("source", source)
         point = self._group.point(OBJECT)
@@ -59,7 +60,7 @@ class ObjectCalls(ArrayCalls):
     def sendrecv(
         self, value: Any, dest: int, source: int, sendtag: int = 0, recvtag: int | None = None
     ) -> Any:
-        """Send one object and receive another at the same time; each rank may do both first.
+        """Send one object and receive another at the same time, without blocking each other.
 
         A rank may exchange with itself, so that a ring of one works:
         ``comm.sendrecv("x", (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size)``.
@@ -79,7 +80,7 @@ class ObjectCalls(ArrayCalls):
 
     @guarded
     def barrier(self) -> None:
-        """Return when every rank has come: ``comm.barrier()``."""
+        """Wait until every rank has called it: ``comm.barrier()``."""
         call = self._group.call(FrameKind.BARRIER)
         if self._group.engine.oversubscribed:
             barrier.tree(call)
@@ -88,7 +89,7 @@ class ObjectCalls(ArrayCalls):
 
     @guarded
     def bcast(self, value: Any = None, root: int = 0) -> Any:
-        """The root's object on every rank: ``comm.bcast({"seed": 1}, root=0)``."""
+        """Return the root's object on every rank: ``comm.bcast({"seed": 1}, root=0)``."""
         root = self._root(root)
         mine = dumps(value) if self.rank == root else None
         blob = bcast.blob(self._group.call(FrameKind.BCAST, root), mine, root)
@@ -96,7 +97,7 @@ class ObjectCalls(ArrayCalls):
 
     @guarded
     def gather(self, value: Any, root: int = 0) -> list[Any] | None:
-        """Every rank's object in rank order on the root, None elsewhere: ``comm.gather(3)``."""
+        """All ranks' objects in rank order on the root, None on the others: ``comm.gather(3)``."""
         root, mine = self._root(root), dumps(value)
         blobs = gather.blobs(self._group.call(FrameKind.GATHER, root), mine, root)
         if blobs is None:
@@ -108,7 +109,7 @@ class ObjectCalls(ArrayCalls):
 
     @guarded
     def allgather(self, value: Any) -> list[Any]:
-        """Every rank's object in rank order, on every rank: ``comm.allgather(comm.rank)``."""
+        """All ranks' objects in rank order, on every rank: ``comm.allgather(comm.rank)``."""
         return self._allgather(FrameKind.ALLGATHER, value)
 
     def _allgather(self, kind: FrameKind, value: Any) -> list[Any]:
@@ -122,7 +123,7 @@ class ObjectCalls(ArrayCalls):
 
     @guarded
     def scatter(self, values: Sequence[Any] | None = None, root: int = 0) -> Any:
-        """One of the root's objects for each rank: ``comm.scatter(list(range(comm.size)))``."""
+        """Give each rank one of the root's objects: ``comm.scatter(list(range(comm.size)))``."""
         root = self._root(root)
         mine = [dumps(value) for value in self._one_each(values)] if self.rank == root else None
         blob = scatter.blobs(self._group.call(FrameKind.SCATTER, root), mine, root)
@@ -132,7 +133,7 @@ class ObjectCalls(ArrayCalls):
 
     @guarded
     def reduce(self, value: Any, op: AnyOp = SUM, root: int = 0) -> Any:
-        """All ranks' objects as one on the root, None elsewhere: ``comm.reduce(1.5, MAX)``."""
+        """Combine all ranks' objects on the root; None on the others: ``comm.reduce(1.5, MAX)``."""
         op, root = as_op(op), self._root(root)
         call = self._group.call(FrameKind.REDUCE, root, op.code)
         algorithm = reduce.by_rank if op.tree else reduce.strict
@@ -140,10 +141,10 @@ class ObjectCalls(ArrayCalls):
 
     @guarded
     def allreduce(self, value: Any, op: AnyOp = SUM) -> Any:
-        """All ranks' objects as one, the same on every rank: ``comm.allreduce(1)``.
+        """Combine all ranks' objects; every rank gets the same result: ``comm.allreduce(1)``.
 
-        A plain function is taken strictly in rank order; give ``Op.custom`` with
-        ``commutative=True, associative=True`` to have it evaluated as a tree.
+        A plain function is applied strictly in rank order. Use ``Op.custom`` with
+        ``commutative=True, associative=True`` to have it evaluated as a tree, which is faster.
         """
         op = as_op(op)
         call = self._group.call(FrameKind.ALLREDUCE, -1, op.code)
@@ -151,7 +152,7 @@ class ObjectCalls(ArrayCalls):
 
     @guarded
     def reduce_scatter(self, values: Sequence[Any], op: AnyOp = SUM) -> Any:
-        """Of every rank's list the i-th objects as one on rank i:
+        """Combine the i-th objects of all ranks' lists on rank i:
         ``comm.reduce_scatter([1] * comm.size)``."""
         op = as_op(op)
         mine = [dumps(op.operand(value)) for value in self._one_each(values)]
@@ -160,7 +161,7 @@ class ObjectCalls(ArrayCalls):
 
     @guarded
     def alltoall(self, values: Sequence[Any]) -> list[Any]:
-        """The i-th object to rank i, and what each had for this one in rank order:
+        """Send the i-th object to rank i; returns what all ranks sent to this one, in rank order:
         ``comm.alltoall(["x"] * comm.size)``."""
         mine = [dumps(value) for value in self._one_each(values)]
         blobs = alltoall.blobs(self._group.call(FrameKind.ALLTOALL), mine)
@@ -168,19 +169,19 @@ class ObjectCalls(ArrayCalls):
 
     @guarded
     def scan(self, value: Any, op: AnyOp = SUM) -> Any:
-        """The objects of ranks 0 to this one as one: ``comm.scan(1)``."""
+        """Combine the objects of ranks 0 to this one: ``comm.scan(1)``."""
         op = as_op(op)
         port = ObjectPort(self._group.call(FrameKind.SCAN, -1, op.code), op)
         return (scan.doubling if op.tree else scan.chain)(port, op.operand(value))[0]
 
     @guarded
     def exscan(self, value: Any, op: AnyOp = SUM) -> Any:
-        """The objects of the ranks before this as one, None on rank 0: ``comm.exscan(1)``."""
+        """Combine the objects of all lower ranks; None on rank 0: ``comm.exscan(1)``."""
         op = as_op(op)
         port = ObjectPort(self._group.call(FrameKind.EXSCAN, -1, op.code), op)
         return (scan.doubling if op.tree else scan.chain)(port, op.operand(value))[1]
 
-    # --- help --------------------------------------------------------------------------------
+    # --- helpers -----------------------------------------------------------------------------
 
     def _one_each(self, values: Sequence[Any] | None) -> Sequence[Any]:
         if not (values is None or isinstance(values, (Sequence, np.ndarray))):

@@ -1,8 +1,8 @@
 """Objects as bytes: pickle protocol 5 with out-of-band buffers (PEP 574).
 
-A payload without large buffers is the pickle alone. Otherwise it is a table of ``parts`` lengths
-(8 bytes each), the pickle, and the buffers, each from an offset that is a multiple of 64 bytes, so
-that arrays are aligned and share the memory they were received into.
+A payload without large buffers is the pickle alone. Otherwise it is a table of ``parts + 1``
+lengths (8 bytes each), the pickle, and the buffers. The pickle and each buffer begin at a multiple
+of 64 bytes, so that arrays are aligned and can use the memory that they were received into.
 """
 
 from __future__ import annotations
@@ -17,31 +17,33 @@ from perseid.comm.frames import MAX_PARTS, FrameError
 Buffer = bytes | bytearray | memoryview
 
 ALIGNMENT = 64
-"""Bytes: a cache line, and the alignment that vector instructions prefer."""
+"""Alignment of buffers, in bytes: a cache line, which suits vector instructions, too."""
 _ZEROS = bytes(ALIGNMENT)
 _ENTRY = struct.Struct("<IQ")
 
 
 class Blob:
-    """A payload to send: pieces of memory that need not be joined first."""
+    """A payload to send: pieces of memory that need not be joined before."""
 
     __slots__ = ("nbytes", "parts", "pieces")
 
     def __init__(self, parts: int, pieces: list[Buffer], nbytes: int) -> None:
         self.parts = parts
-        """Number of out-of-band buffers; 0: the pickle alone, or raw bytes."""
+        """Number of out-of-band buffers; 0 for a pickle without buffers, or for raw bytes."""
         self.pieces = pieces
+        """Pieces of memory, in their order."""
         self.nbytes = nbytes
+        """Bytes of all pieces together."""
 
     def flat(self) -> Buffer:
-        """All pieces as one buffer; they are copied only if there are several."""
+        """All pieces as one buffer; copied only if there are several."""
         if len(self.pieces) == 1:
             return self.pieces[0]
         return b"".join(self.pieces)
 
 
 def dumps(value: Any) -> Blob:
-    """An object as a payload; its large buffers are not copied."""
+    """Pickle an object as a payload; its large buffers are not copied."""
     buffers: list[pickle.PickleBuffer] = []
     data = pickle.dumps(value, 5, buffer_callback=buffers.append)
     if not buffers:
@@ -60,9 +62,9 @@ def dumps(value: Any) -> Blob:
 
 
 def loads(parts: int, payload: Buffer) -> Any:
-    """The object of a payload; arrays share the payload's memory.
+    """Unpickle the object of a payload; its arrays share the payload's memory.
 
-    Call it only with what an authenticated peer of the job sent: pickles can run code.
+    Use it only for payloads from an authenticated peer of the job: a pickle can run code.
 
     Raises
     ------
@@ -77,7 +79,7 @@ def loads(parts: int, payload: Buffer) -> Any:
 
 
 def slices(view: memoryview, parts: int) -> list[memoryview]:
-    """The pickle and the buffers of a payload, by its table; nothing is unpickled.
+    """Cut a payload into its pickle and buffers, by its table; nothing is unpickled.
 
     Raises
     ------
@@ -85,6 +87,7 @@ def slices(view: memoryview, parts: int) -> list[memoryview]:
         The table of lengths does not fit the payload.
     """
     at = 8 * (parts + 1)
+    # The table comes from the network: each length is checked before it is used.
     if parts > MAX_PARTS or at > len(view):
         raise FrameError(f"object: a table of {parts} parts in {len(view)} bytes")
     found = []
@@ -98,7 +101,7 @@ def slices(view: memoryview, parts: int) -> list[memoryview]:
 
 
 def bundle(blobs: Sequence[Blob]) -> Blob:
-    """Several payloads as one: a table of (parts, bytes), then each from a multiple of 64."""
+    """Join payloads into one: a table of (parts, bytes), then the payloads, 64-byte aligned."""
     table = struct.pack("<Q", len(blobs))
     table += b"".join(_ENTRY.pack(blob.parts, blob.nbytes) for blob in blobs)
     pieces: list[Buffer] = [table]
@@ -112,7 +115,7 @@ def bundle(blobs: Sequence[Blob]) -> Blob:
 
 
 def unbundle(payload: Buffer) -> list[Blob]:
-    """The payloads of a bundle, as views.
+    """Split a bundle into its payloads, which are views of it.
 
     Raises
     ------

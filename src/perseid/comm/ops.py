@@ -23,20 +23,21 @@ class Op:
     """A reduction: how two values are combined into one.
 
     An operation that is commutative and associative may be evaluated as a tree (always the same
-    one, in rank order); any other is evaluated strictly as ``f(f(f(x0, x1), x2), x3)``.
+    tree, in rank order); any other is evaluated strictly as ``f(f(f(x0, x1), x2), x3)``.
     """
 
     name: str
     function: Combine
-    """For objects."""
+    """Function that combines two objects."""
     commutative: bool = False
     associative: bool = False
     ufunc: np.ufunc | None = None
-    """For arrays, in place; None: ``function`` is called with whole arrays."""
+    """NumPy function that combines arrays in place; None: ``function`` is called with whole
+    arrays."""
     tree: bool = field(init=False)
-    """Whether it may be evaluated as a tree."""
+    """Whether it may be evaluated as a tree: it is commutative and associative."""
     logical: bool = False
-    """Whether values count as true or false."""
+    """Whether values count only as true or false."""
     code: int = field(init=False)
     """Its number in a signature; all user-defined functions share one."""
 
@@ -49,12 +50,12 @@ class Op:
     def custom(
         cls, function: Combine, *, commutative: bool = False, associative: bool = False
     ) -> Op:
-        """A user-defined function; it must give the same result on every rank."""
+        """A reduction by a user-defined function, which must give the same result on every rank."""
         return cls("custom", function, commutative, associative)
 
     def operand(self, value: Any) -> Any:
-        """A rank's value as an operand: truth values for logical operations, so that one rank alone
-        gets what several would."""
+        """A rank's value as an operand. For logical operations it is a truth value, so that a
+        single rank gets the same kind of result as several ranks."""
         if not self.logical:
             return value
         if isinstance(value, np.ndarray):
@@ -67,9 +68,11 @@ class Op:
         Raises
         ------
         BadInputError
-            The function returned another shape, or a type that ``out`` cannot hold.
+            The function returned an array of another shape, or of a type that ``out`` cannot hold.
         """
         if self.ufunc is not None:
+            # "unsafe", since a logical function gives bool, which belongs into an array of the
+            # operands' type.
             self.ufunc(left, right, out=out, casting="unsafe")
             return
         result = np.asarray(self.function(left, right))
@@ -86,7 +89,8 @@ def _is_nan(value: Any) -> bool:
 
 
 def _maximum(left: Any, right: Any) -> Any:
-    """The greater; NaN if one of them is, as NumPy has it: any other rule depends on the order."""
+    """The greater value, or NaN if one of them is NaN, as in NumPy: any other rule would make the
+    result depend on the order."""
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
         return np.maximum(left, right)
     if _is_nan(left) or _is_nan(right):
@@ -123,7 +127,7 @@ def _maxloc(left: Any, right: Any) -> Any:
 
 
 def _nan_place(left: Any, right: Any) -> Any:
-    """The pair whose value is NaN; of two such pairs the one with the least place."""
+    """The pair whose value is NaN; of two such pairs, the one with the lower place."""
     if _is_nan(left[0]) and _is_nan(right[0]):
         return left if left[1] <= right[1] else right
     return left if _is_nan(left[0]) else right
@@ -144,20 +148,22 @@ MIN = Op("min", _minimum, True, True, np.minimum)
 AND = Op("and", _both, True, True, np.logical_and, logical=True)
 OR = Op("or", _either, True, True, np.logical_or, logical=True)
 MINLOC = Op("minloc", _minloc, True, True)
-"""Of ``(value, place)`` pairs: the least value; of equal ones the least place. Objects only."""
+"""The ``(value, place)`` pair with the least value; of equal values, the lowest place. Only for
+objects."""
 MAXLOC = Op("maxloc", _maxloc, True, True)
-"""Of ``(value, place)`` pairs: the greatest value; of equal ones the least place. Objects only."""
+"""The ``(value, place)`` pair with the greatest value; of equal values, the lowest place. Only for
+objects."""
 
 _BY_NAME = {op.name: op for op in (SUM, PROD, MAX, MIN, AND, OR, MINLOC, MAXLOC)}
 
 
 def as_op(op: Op | str | Combine) -> Op:
-    """An operation by its name, or any function of two values (applied strictly by rank).
+    """The operation with a name, or one from any function of two values (strictly in rank order).
 
     Raises
     ------
     BadInputError
-        It is neither.
+        It is neither a known name nor a function.
     """
     if isinstance(op, Op):
         return op

@@ -1,6 +1,6 @@
-"""How the algorithm of a reduction moves and combines values: objects, or arrays.
+"""How a reduction moves and combines values, which may be objects or arrays.
 
-Each algorithm is written once, for a `Port`.
+Each algorithm is written only once, for a `Port`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _NOWHERE = memoryview(bytearray())
 
 
 class Port(Generic[T]):
-    """How an algorithm of a reduction moves and combines values, whatever they are."""
+    """Moves and combines the values of a reduction, whatever their type."""
 
     def __init__(self, call: Call, op: Op) -> None:
         self.call, self.op = call, op
 
     def begin(self, value: T) -> T:
-        """A copy of this rank's value to accumulate in: the value itself is never changed."""
+        """Make a copy of this rank's value to accumulate in; the value itself never changes."""
         raise NotImplementedError
 
     def send(self, peer: int, value: T, step: int = 0) -> None:
@@ -36,7 +36,7 @@ class Port(Generic[T]):
         raise NotImplementedError
 
     def take(self, peer: int, value: T, step: int = 0) -> T:
-        """Receive a value, into the memory of one that is no longer needed if possible."""
+        """Receive a value, if possible into the memory of ``value``, which is no longer needed."""
         raise NotImplementedError
 
     def recv_reduce(self, peer: int, value: T, step: int = 0) -> T:
@@ -44,7 +44,10 @@ class Port(Generic[T]):
         raise NotImplementedError
 
     def exchange_reduce(self, peer: int, value: T, lower: bool, step: int = 0) -> T:
-        """Exchange values and combine them on both sides; ``lower``: the peer's ranks are lower."""
+        """Exchange values and combine them on both sides.
+
+        ``lower`` says whether the peer's value stands for lower ranks.
+        """
         raise NotImplementedError
 
     def exchange(self, peer: int, value: T, source: int, step: int = 0) -> T:
@@ -52,19 +55,19 @@ class Port(Generic[T]):
         raise NotImplementedError
 
     def combine(self, left: T, right: T) -> T:
-        """Combine two values, which may both be overwritten; ``left`` is of the lower ranks."""
+        """Combine two values, which may both be overwritten; ``left`` stands for lower ranks."""
         raise NotImplementedError
 
     def copy(self, value: T) -> T:
-        """A value that may be overwritten while this one is kept."""
+        """A copy that may be overwritten while the value is kept."""
         raise NotImplementedError
 
 
 class ObjectPort(Port[Any]):
-    """Objects, pickled."""
+    """A port for objects, which are pickled."""
 
     def begin(self, value: Any) -> Any:
-        """Functions for objects make new ones."""
+        """Return the value itself: functions for objects make new ones."""
         return value
 
     def send(self, peer: int, value: Any, step: int = 0) -> None:
@@ -78,11 +81,11 @@ class ObjectPort(Port[Any]):
         return self.receive(peer, step)
 
     def recv_reduce(self, peer: int, value: Any, step: int = 0) -> Any:
-        """By the operation's function for objects."""
+        """Combine by the operation's function for objects."""
         return self.op.function(value, self.receive(peer, step))
 
     def exchange_reduce(self, peer: int, value: Any, lower: bool, step: int = 0) -> Any:
-        """By the operation's function for objects."""
+        """Combine by the operation's function for objects."""
         other = self.exchange(peer, value, peer, step)
         return self.op.function(other, value) if lower else self.op.function(value, other)
 
@@ -91,16 +94,16 @@ class ObjectPort(Port[Any]):
         return loads(blob.parts, blob.pieces[0])
 
     def combine(self, left: Any, right: Any) -> Any:
-        """By the operation's function for objects."""
+        """Combine by the operation's function for objects."""
         return self.op.function(left, right)
 
     def copy(self, value: Any) -> Any:
-        """Functions for objects make new ones."""
+        """Return the value itself: functions for objects make new ones."""
         return value
 
 
 def array_bytes(array: Array) -> memoryview:
-    """The bytes of a contiguous array, shared."""
+    """The bytes of a contiguous array, which share its memory."""
     if not array.size:
         return memoryview(bytearray())
     if array.dtype.kind == "c":  # memoryview cannot cast complex numbers
@@ -109,7 +112,7 @@ def array_bytes(array: Array) -> memoryview:
 
 
 class ArrayPort(Port[Array]):
-    """Contiguous arrays, all of the type and shape of ``place``, in which results are gathered."""
+    """A port for contiguous arrays of the type and shape of ``place``, where results accumulate."""
 
     def __init__(self, call: Call, op: Op, place: Array) -> None:
         self.call, self.op, self.place = call, op, place
@@ -121,13 +124,14 @@ class ArrayPort(Port[Array]):
         self._room = _NOWHERE
 
     def begin(self, value: Array) -> Array:
-        """In the place of the result."""
+        """Copy the value to the place of the result, unless it is there already."""
         if value is not self.place:
             self.place[...] = value
         return self.place
 
     def send(self, peer: int, value: Array, step: int = 0) -> None:
         """Send the array's bytes."""
+        # Small arrays are copied behind their header anyway; bytes are then the cheaper operand.
         data = value.tobytes() if self._small else array_bytes(value)
         self._progress.send(self._channel(peer), self._signature, step, data)
 
@@ -147,14 +151,15 @@ class ArrayPort(Port[Array]):
         return value
 
     def exchange_reduce(self, peer: int, value: Array, lower: bool, step: int = 0) -> Array:
-        """Into other memory of this call."""
+        """Exchange and combine into other memory of this call."""
         other = self._received()
         self.call.exchange(peer, array_bytes(value), peer, self._room, step)
         result, self._result = self._result, None
         if result is None:
             result = np.empty_like(self.place)
-        # Into memory that is neither operand: NumPy takes another path where it is the left one,
-        # and of two NaNs another one's sign; both ranks must do exactly the same.
+        # Into memory that is neither operand: NumPy takes another code path if the output is the
+        # left operand, and then picks the sign of another one of two NaNs. Both ranks must get
+        # exactly the same bits.
         self.op.arrays(*((other, value) if lower else (value, other)), result)
         self._result = value
         return result
@@ -163,8 +168,10 @@ class ArrayPort(Port[Array]):
         return self._channels[peer] or self.call.group.connect_one(peer)
 
     def _received(self) -> Array:
-        """Where a peer's value is received: kept from message to message, for NumPy's own
-        operations; a function of the user's may keep what it is given."""
+        """Memory that receives a peer's value.
+
+        It is reused for NumPy's own operations only: a user's function may keep its arguments.
+        """
         if self._spare is None or self.op.ufunc is None:
             self._spare = np.empty_like(self.place)
             self._room = array_bytes(self._spare)

@@ -1,8 +1,8 @@
-"""The only place where a rank with one thread waits for another: sending what does not go at once,
-receiving what is not here yet. With several threads `shared_progress` does it.
+"""Where a rank with one thread waits for others: to send what the socket does not take at once, and
+to receive what has not arrived yet. With several threads, `shared_progress` does this.
 
-A rank that waits keeps the others going: a blocked sender takes in what all others send, so that
-no two senders block each other, and a receiver checks at intervals for a rank that failed or is in
+A waiting rank does not hold up the others: a blocked sender reads what all others send, so that no
+two senders block each other, and a receiver checks regularly for a rank that failed or is in
 another call.
 """
 
@@ -25,7 +25,7 @@ from perseid.comm.socket_channel import MAX_PIECES, SocketChannel
 from perseid.errors import RendezvousTimeoutError
 
 DRAIN_AFTER = 0.02
-"""Seconds that a sender is blocked before it takes in what ranks other than its source send it."""
+"""Seconds that a sender is blocked before it reads what ranks other than its source send."""
 
 
 class Progress(Protocol):
@@ -63,9 +63,9 @@ class Progress(Protocol):
 
 
 class ProgressEngine:
-    """Sends and receives on the channels of a pool until it is done.
+    """Sends and receives on the channels of a pool, waiting until each operation is done.
 
-    Every method raises what ended the communicator: ``PeerLostError``,
+    Every method may raise the error that ended the communicator: ``PeerLostError``,
     ``MismatchedCollectiveError``, ``RendezvousTimeoutError``, ``ClosedError``.
     """
 
@@ -114,14 +114,13 @@ class ProgressEngine:
         return frame
 
     def _wait(self, channel: Channel, pending: PendingReceive) -> Frame:
-        """Receive what is pending, keeping other frames for later."""
-        # Large payloads first try to go straight into the caller's memory, before any of their
-        # bytes can land in the staging buffer and would have to be copied.
+        """Receive the pending frame; other frames are kept for later."""
+        # Try to read a large payload directly into the caller's memory, before any of its bytes
+        # land in the staging buffer and have to be copied.
         channel.receive_direct(pending)
         polls = 0
         while True:
-            # Buffered bytes come before reading: the wanted frame may have arrived with an earlier
-            # one.
+            # Look at the buffered bytes first: the wanted frame may have come with an earlier one.
             complete = channel.process_buffered(pending)
             if channel.control_frames:
                 self._engine.handle_control_frames(channel)
@@ -135,27 +134,27 @@ class ProgressEngine:
         return pending.frame
 
     def _check_stalled(self, channel: Channel, pending: PendingReceive, polls: int) -> None:
-        """Nothing came for ``polls`` polling intervals: see whether something is wrong."""
+        """Check what is wrong, after nothing has come for ``polls`` polling intervals."""
         engine, call = self._engine, pending.call
         self._check_failed(channel)
         if polls * engine.poll_seconds >= engine.timeout:
             self._timed_out(channel, f"did not come to {call}")
         # At polls 1, 2, 4, 8, …: soon enough to find a mismatch, rarely enough not to flood a peer
-        # that only computes. A peer that does not send yet is no mismatch of a plain send.
+        # that only computes. A plain receive cannot mismatch: its sender may still come.
         if call.kind != FrameKind.POINT and polls & (polls - 1) == 0:
             # The peer compares it with its own calls, and both find out that they disagree.
             waiting = Signature(FrameKind.WAITING, call.comm, engine.generation).pack()
             size = len(pending.signature)
             channel.send_control(header(waiting, 0, 0, size) + pending.signature)
-        # Bad news may come on a connection that this call does not wait for, or on one that a peer
-        # has only just opened.
+        # News of a failure may come on a connection that this call does not wait for, or on one
+        # that a peer has only just opened.
         engine.adopt_incoming()
         for other in engine.readable():
             if other is not channel:
                 self.take_in(other)
 
     def _check_failed(self, channel: Channel) -> None:
-        """Raise if a rank failed meanwhile, or if the peer's host does not answer any more."""
+        """Raise if a rank has failed meanwhile, or if the peer's host no longer answers."""
         self._failure.check()
         silent = channel.unanswered_for()
         if silent > self._engine.losses.link:
@@ -167,13 +166,12 @@ class ProgressEngine:
         self._failure.fail(RendezvousTimeoutError(message, [channel.rank]))
 
     def take_in(self, channel: SocketChannel) -> bool:
-        """What another peer sent; False once it will send no more."""
+        """Read what another peer sent; returns False once it will send nothing more."""
         more = channel.read_available()
         if channel.control_frames:
             self._engine.handle_control_frames(channel)
         if not more:
-            # A stream at its end stays readable forever: poll would return at once, again and
-            # again.
+            # A stream at its end stays readable forever: every poll would return at once.
             self._engine.unwatch(channel)
         return more
 
@@ -190,16 +188,17 @@ class ProgressEngine:
     ) -> Frame:
         """Send a payload to one peer and receive from another (or the same), both at once."""
         pieces: list[Buffer] = [header(signature, step, blob.parts, blob.nbytes), *blob.pieces]
-        # More pieces than one system call takes: one copy is cheaper than several calls.
+        # One copy is cheaper than several system calls, each of which takes only so many pieces.
         if len(pieces) > MAX_PIECES:
             pieces = [pieces[0], blob.flat()]
         try:
             rest = out.send_frame(pieces, HEADER_BYTES + blob.nbytes)
-            # The kernel took the whole frame, as it does with all but large ones: nothing to
-            # interleave.
+            # The kernel took the whole frame, as it does unless frames are large: there is nothing
+            # to interleave.
             if rest is None:
                 return self._wait(source, pending)
-            if not isinstance(source, SocketChannel):  # nothing to poll
+            # A store has no descriptor to poll, so the two directions go one after the other.
+            if not isinstance(source, SocketChannel):
                 self._send_rest(out, rest)
                 return self._wait(source, pending)
             self._send_rest(out, rest, source, pending)
@@ -215,15 +214,15 @@ class ProgressEngine:
         source: SocketChannel | None = None,
         pending: PendingReceive | None = None,
     ) -> None:
-        """Send the rest of a frame while receiving what is pending, if anything is."""
+        """Send the rest of a frame, while receiving the pending frame if there is one."""
         assert isinstance(out, SocketChannel), "a store takes whole frames"
-        # No control frame may go out in the middle of this one: the peer would read it as payload.
+        # No control frame may be sent in the middle of this one: it would be taken for payload.
         out.sending = True
         poller = _BlockedSender(self, out, source)
         quiet = 0.0
         while True:
-            # Send before looking at what came, in each round: both directions make progress, so two
-            # ranks that send to each other never fill both buffers and stop.
+            # Send first in each round, then read: both directions make progress, so two ranks that
+            # send to each other never stop because both buffers are full.
             sent = rest.send_more()
             if source is not None:
                 complete = source.process_buffered(pending)
@@ -232,7 +231,7 @@ class ProgressEngine:
                 if complete:
                     poller.drop_source()
                     source = None
-            # The frame that is pending may still be on its way: waiting for it needs no poller.
+            # The pending frame may still be on its way; waiting for it alone needs no poller.
             if sent:
                 break
             if not poller.wait(self._engine.channels):
@@ -246,18 +245,18 @@ class ProgressEngine:
 
 
 class _BlockedSender:
-    """What a blocked sender polls: first its own two channels, after a while all of them."""
+    """Polls for a blocked sender: its own two channels at first, all channels after a while."""
 
     def __init__(
         self, progress: ProgressEngine, sender: SocketChannel, source: SocketChannel | None
     ) -> None:
         self._progress, self._sender, self._source = progress, sender, source
-        # Reading from everyone costs a system call a channel. It is needed only where a circle of
+        # Reading from all ranks costs a system call per channel. It is needed only if a circle of
         # senders has formed (A waits for B to read, B for C, C for A), which is rare.
         self._polls_all = False
         self._channels: dict[int, SocketChannel] = {}
         self._poll = select.poll()
-        # poll and not select: descriptors above 1,023 occur where a process has many connections.
+        # poll rather than select: a process with many connections has descriptors above 1,023.
         self._poll.register(sender.fileno(), select.POLLOUT)
         if source is not None:
             self._channels[source.fileno()] = source
@@ -265,7 +264,7 @@ class _BlockedSender:
             self._poll.register(source.fileno(), select.POLLIN | both)
 
     def drop_source(self) -> None:
-        """The pending frame is complete; what follows it may stay where it is."""
+        """Stop reading from the source, since the pending frame is complete."""
         source, self._source = self._source, None
         if source is None or self._polls_all:
             return
@@ -277,6 +276,7 @@ class _BlockedSender:
 
     def wait(self, channels: list[Channel | None]) -> bool:
         """Wait until something moves; False if nothing did for a polling interval."""
+        # Decrypted bytes inside a TLS session, which polling the socket does not show.
         hidden = [fd for fd, channel in self._channels.items() if channel.connection.pending]
         seconds = POLL_SECONDS if self._polls_all else DRAIN_AFTER
         events = self._poll.poll(0 if hidden else 1000 * seconds)
@@ -286,7 +286,7 @@ class _BlockedSender:
             events = self._poll.poll(1000 * POLL_SECONDS)
         for fd, event in events:
             channel = self._channels.get(fd)
-            # The sender became writable, which the caller's next round makes use of.
+            # Only the sender became writable: the caller's next round uses that.
             if channel is None or not event & ~select.POLLOUT:
                 continue
             if channel is self._source:
@@ -296,7 +296,7 @@ class _BlockedSender:
         return bool(events)
 
     def _forget(self, fd: int, channel: SocketChannel) -> None:
-        """The peer will send no more."""
+        """Poll a channel no longer for reading, since its peer will send nothing more."""
         del self._channels[fd]
         if channel is self._sender:
             self._poll.modify(fd, select.POLLOUT)

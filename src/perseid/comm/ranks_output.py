@@ -1,4 +1,4 @@
-"""What the ranks of one machine print, with the rank in front of each line."""
+"""Shows what the ranks of one machine print, with the rank in front of each line."""
 
 from __future__ import annotations
 
@@ -13,30 +13,36 @@ from types import TracebackType
 from typing import IO, Self
 
 DRAIN_SECONDS = 2.0
-"""After the last rank ended, how long what it left running may still hold its output open."""
+"""Seconds to wait for the end of the streams after the last rank has ended: a process that a rank
+left running may keep them open."""
 LONGEST_LINE = 1 << 16
-"""A longer line is shown in parts, so that a program without line breaks takes no memory."""
+"""Bytes of a line above which it is shown in parts, so that output without line breaks does not
+fill the memory."""
 _READ_BYTES = 1 << 16
 _POLL_SECONDS = 0.2
 
 
 @dataclass
 class _Pipe:
-    """One stream of one rank."""
+    """One output stream of one rank."""
 
     source: IO[bytes]
     target: IO[bytes]
     prefix: bytes
     held: bytearray = field(default_factory=bytearray)
-    """The beginning of a line whose end has not come yet."""
+    """Beginning of a line whose end has not come yet."""
 
     def lines(self, data: bytes) -> Iterator[bytes]:
-        """Whole lines so far, without their ends; at the end of the stream also the last part."""
+        """Complete lines, without line breaks; at the end of the stream also an incomplete one.
+
+        ``data`` is what was read; empty at the end of the stream.
+        """
         self.held += data
         while (end := self.held.find(b"\n")) >= 0 or len(self.held) > LONGEST_LINE:
             end = min(end, LONGEST_LINE) if end >= 0 else LONGEST_LINE
             while len(self.held) > end > LONGEST_LINE - 4 and self.held[end] & 0xC0 == 0x80:
-                end -= 1  # not within a character of several bytes
+                # Never cut within a character: bytes 10xxxxxx continue one in UTF-8.
+                end -= 1
             yield bytes(self.held[:end])
             del self.held[: end + (self.held[end : end + 1] == b"\n")]
         if not data and self.held:
@@ -53,7 +59,7 @@ class RanksOutput:
     Parameters
     ----------
     out, error
-        Binary streams that take the ranks' standard output and standard error.
+        Binary streams that receive the ranks' standard output and standard error.
     """
 
     def __init__(self, out: IO[bytes], error: IO[bytes]) -> None:
@@ -63,7 +69,7 @@ class RanksOutput:
         self._thread = threading.Thread(target=self._pass_on, name="ranks-output", daemon=True)
 
     def add(self, rank: int, out: IO[bytes], error: IO[bytes]) -> None:
-        """Take the streams of a rank; before the context is entered."""
+        """Add the streams of a rank; call it before entering the context."""
         prefix = f"rank {rank} | ".encode()
         for source, target in ((out, self._out), (error, self._error)):
             pipe = _Pipe(source, target, prefix)
@@ -80,11 +86,13 @@ class RanksOutput:
         trace: TracebackType | None,
     ) -> None:
         self._deadline = time.monotonic() + DRAIN_SECONDS
+        # Longer than the deadline that the thread itself keeps, so that it normally ends by itself.
         self._thread.join(2 * DRAIN_SECONDS)
 
     def _pass_on(self) -> None:
         try:
-            with contextlib.suppress(BrokenPipeError):  # nobody reads on: the ranks shall notice
+            # If nobody reads our output any more, stop reading: the ranks then get SIGPIPE, too.
+            with contextlib.suppress(BrokenPipeError):
                 while self._selector.get_map() and not self._over():
                     for key, _ in self._selector.select(_POLL_SECONDS):
                         self._read(key.data)

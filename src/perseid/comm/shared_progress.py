@@ -1,8 +1,8 @@
-"""Sending and receiving for several threads of one rank, and for operations that nobody waits for.
+"""Sends and receives for several threads of one rank, and for operations that nobody waits for yet.
 
-One lock guards everything. Of the threads that wait, one polls all connections without it and
-moves whatever goes on, for all of them. Where operations are under way and no thread waits, a
-thread of its own does it.
+One lock guards everything. One of the waiting threads polls all connections without holding the
+lock, and sends and receives for all of them. While operations are in progress and no thread waits,
+a helper thread does this.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ from perseid.comm.objects import Blob, Buffer
 from perseid.errors import PerseidError, RendezvousTimeoutError
 
 HELP_SECONDS = 0.002
-"""After this time without a thread that waits, one of its own sees to what is under way."""
+"""Seconds without a waiting thread after which the helper thread takes care of operations."""
 HELP_SECONDS_MOST = 0.05
-"""The same where other threads saw to it the last times."""
+"""Longest such pause; it doubles each time that another thread has taken care of them."""
 
 
 class Operation(Protocol):
-    """Something that is under way."""
+    """An operation that may still be in progress."""
 
     @property
     def done(self) -> bool:
-        """Whether it has come to an end."""
+        """Whether the operation has ended."""
         ...
 
 
 class SharedProgress:
-    """As `progress.ProgressEngine`, for many threads at once.
+    """`progress.ProgressEngine` for several threads.
 
-    Every method but ``turn`` is called within a ``turn``, and raises what ended the communicator.
+    Methods are called within a ``turn``, unless they take the lock themselves (``turn``, ``tell``,
+    ``close``), and may raise the error that ended the communicator.
     """
 
     def __init__(self, engine: ConnectionPool) -> None:
@@ -51,39 +52,41 @@ class SharedProgress:
     def _begin_without_threads(self) -> None:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        """What a waiting thread wants may have come to pass, or a thread has to poll."""
+        """Notified when an operation may be done, or when another thread has to start polling."""
         self._called = threading.Condition(self._lock)
-        """The helping thread has something to do."""
+        """Notified when the helper thread has something to do."""
         self._idle = False
-        """Whether the helping thread waits for that."""
+        """Whether the helper thread waits for something to do."""
         self._polling = False
+        """Whether a thread is polling the connections."""
         self._waiting = 0
-        """Threads that wait while another polls."""
+        """Number of threads that wait while another one polls."""
         self._background: list[Operation] = []
-        """What is under way without a thread that waits for it."""
+        """Operations in progress that no thread waits for."""
         self._helper: threading.Thread | None = None
 
     def renew_in_child(self) -> None:
-        """After a fork, in the child: the threads are the parent's, and so may the lock be."""
+        """Start again in a forked child: threads, one of which may hold the lock, stay behind."""
         self._begin_without_threads()
-        self._lanes.forget_blocked()  # of which the parent sends the rest
+        self._lanes.forget_blocked()  # the parent sends the rest
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """While it lasts no other thread sends or receives, unless this one waits."""
+        """A context in which no other thread sends or receives, except while this one waits."""
         engine = self._engine
         with self._lock:
+            # The checks of `guarded` still apply: each turn makes its thread the owner.
             engine.owner = threading.get_ident()
             if engine.interruption is not None:
                 engine.end_interrupted()
             yield
 
     def tell(self) -> None:
-        """Wake the threads that wait: something has changed without a message."""
+        """Wake the waiting threads, since something has changed without a message."""
         with self._lock:
             self.wake()
 
-    # --- as ProgressEngine -------------------------------------------------------------------
+    # --- interface of Progress ---------------------------------------------------------------
 
     def send(self, channel: Channel, signature: bytes, step: int, data: Buffer) -> None:
         try:
@@ -135,7 +138,7 @@ class SharedProgress:
     # --- operations that nobody waits for yet ------------------------------------------------
 
     def start_send(self, rank: int, signature: bytes, step: int, blob: Blob) -> Send:
-        """Begin to send to a rank of the world, which this one is connected to."""
+        """Begin to send to a world rank, which must be connected already."""
         self._failure.check()
         self._engine.begun += 1
         try:
@@ -147,7 +150,7 @@ class SharedProgress:
         return self._lanes.sending(sent)
 
     def post(self, want: Receive) -> Receive:
-        """Want a frame from one of its ranks, to which this one is connected."""
+        """Post a receive; its ranks must be connected already."""
         self._failure.check()
         self._engine.begun += 1
         try:
@@ -160,26 +163,29 @@ class SharedProgress:
         return want
 
     def cancel(self, want: Receive) -> bool:
-        """No longer want a frame; False if it has begun to come."""
+        """Cancel a receive; returns False if its frame has begun to arrive."""
         if want.claimed:
             return False
+        # A claimed receive matches no further frame; `PeerLane.post` removes it later.
         want.claimed = True
         return True
 
     def lane(self, rank: int) -> AnyLane:
-        """The lane to a rank of the world, which this one is connected to."""
+        """The lane to a world rank, which must be connected already."""
         return self._lanes.lane(rank)
 
     # --- waiting -----------------------------------------------------------------------------
 
     def wait(self, *operations: Operation) -> None:
-        """Return when all of them are done."""
+        """Wait until all operations are done."""
         if not all(operation.done for operation in operations):
             self.wait_until(lambda: all(one.done for one in operations), operations)
 
     def wait_until(self, done: Callable[[], bool], operations: Sequence[Operation] = ()) -> None:
-        """Return when a condition holds that messages make true; the operations are those that it
-        is about."""
+        """Wait until a condition holds that depends on messages.
+
+        ``operations`` are those that the condition depends on; they are checked for time-outs.
+        """
         watch = _Watch(self._engine.poll_seconds)
         while not done():
             self._failure.check()
@@ -191,16 +197,17 @@ class SharedProgress:
                 self._check_stalled(operations, watch)
 
     def _follow(self) -> None:
-        """Another thread polls, for this one as well."""
+        """Wait while another thread polls for this one as well."""
         self._waiting += 1
         try:
+            # At most for an interval, so that this thread checks its own operations for a time-out.
             self._changed.wait(self._engine.poll_seconds)
         finally:
             self._waiting -= 1
             self._engine.owner = threading.get_ident()
 
     def _lead(self, done: Callable[[], bool], watch: _Watch) -> None:
-        """Poll for all threads until the condition holds, or it is time to look around."""
+        """Poll for all threads until the condition holds, or a check for failures is due."""
         self._polling = True
         try:
             while not done():
@@ -216,12 +223,13 @@ class SharedProgress:
                 self._changed.notify_all()
 
     def move(self, seconds: float) -> bool:
-        """Send and receive what can be within a time; whether an operation is done that was not.
+        """Wait for events, then send and receive; returns whether an operation is now done.
 
-        Of all threads only the one that polls calls it.
+        Only the thread that polls may call it. ``seconds`` is the longest wait.
         """
-        # No payload is waited for alone while other threads want something, too.
+        # Wait for one large payload alone only if no other thread waits for something else.
         large = None if self._waiting or not seconds else self._lanes.large()
+        # Without the lock while waiting, so that other threads can begin operations meanwhile.
         self._lock.release()
         try:
             events, ended = self._lanes.wait(seconds, large)
@@ -234,7 +242,7 @@ class SharedProgress:
             self._failure.channel_failed(error)
 
     def poke(self) -> None:
-        """Send and receive what can be without waiting."""
+        """Send and receive what is possible without waiting."""
         self._failure.check()
         if self._polling:
             return
@@ -246,7 +254,7 @@ class SharedProgress:
             self._polling = False
 
     def _look_around(self) -> None:
-        """Check for failures: perhaps nothing has come because something is wrong."""
+        """Check for failures, since nothing may have come because something is wrong."""
         try:
             self._lanes.check_hosts()
         except ChannelError as error:
@@ -254,7 +262,7 @@ class SharedProgress:
         self._lanes.adopt()
 
     def _check_stalled(self, operations: Sequence[Operation], watch: _Watch) -> None:
-        """See whether the ranks that are waited for do not come, or are in another call."""
+        """Raise if an operation has timed out; tell its peer which call this rank waits in."""
         for operation in operations:
             if operation.done:
                 continue
@@ -274,8 +282,9 @@ class SharedProgress:
         self._failure.fail(RendezvousTimeoutError(message, ranks))
 
     def _tell_waiting(self, want: Receive, looks: int) -> None:
-        """The peer compares the call with its own, and both find out that they disagree."""
+        """Tell a peer which call this rank waits in, so that a mismatch is found on both sides."""
         call = want.call
+        # At intervals 1, 2, 4, 8, …, and only for collectives: see `ProgressEngine._check_stalled`.
         if call.kind == FrameKind.POINT or looks & (looks - 1):
             return
         waiting = Signature(FrameKind.WAITING, call.comm, self._engine.generation).pack()
@@ -284,7 +293,7 @@ class SharedProgress:
     # --- while no thread waits ---------------------------------------------------------------
 
     def in_background(self, operation: Operation) -> None:
-        """Make an operation go on although no thread waits for it."""
+        """Let an operation make progress although no thread waits for it."""
         if operation.done:
             return
         self._background = [one for one in self._background if not one.done]
@@ -300,7 +309,7 @@ class SharedProgress:
         return bool(self._background)
 
     def _help(self) -> None:
-        """Poll while operations are under way that no thread waits for."""
+        """Main function of the helper thread: poll while operations need it."""
         pause = HELP_SECONDS
         with self._lock, contextlib.suppress(PerseidError):
             while not self._closed:
@@ -309,7 +318,7 @@ class SharedProgress:
                     self._called.wait()
                     self._idle = False
                     pause = HELP_SECONDS
-                # Most of them are waited for at once: that thread does without this one.
+                # A thread waits for most operations soon, and then needs no helper: give it time.
                 self._called.wait(pause)
                 if self._polling or not self._under_way():
                     pause = min(2 * pause, HELP_SECONDS_MOST)
@@ -318,14 +327,14 @@ class SharedProgress:
                     self._lead(lambda: self._closed or not self._under_way(), watch)
 
     def wake(self) -> None:
-        """Wake the thread that polls: something has changed without a message."""
+        """Wake the polling thread, since something has changed without a message."""
         if self._polling:
             self._lanes.wake()
         elif self._waiting:
             self._changed.notify_all()
 
     def finish(self, seconds: float) -> None:
-        """Send what was begun and not waited for, at most for a time."""
+        """Send what was begun and not waited for, for at most ``seconds``."""
         end = time.monotonic() + seconds
 
         def over() -> bool:
@@ -334,7 +343,7 @@ class SharedProgress:
         self.wait_until(over)
 
     def close(self) -> None:
-        """End the thread that helps; afterwards nothing is sent or received."""
+        """End the helper thread; afterwards nothing is sent or received."""
         with self._lock:
             self._closed = True
             self.wake()
@@ -345,26 +354,26 @@ class SharedProgress:
 
 
 class _Watch:
-    """How long a thread has been waiting, and when it looks around."""
+    """How long a thread has been waiting, and when it has to check for failures."""
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._began = self._last = time.monotonic()
         self.looks = 0
-        """How often it has looked around."""
+        """Number of checks so far."""
 
     @property
     def seconds(self) -> float:
-        """Since it began to wait."""
+        """Seconds since the thread began to wait."""
         return time.monotonic() - self._began
 
     @property
     def over(self) -> bool:
-        """Whether an interval is over."""
+        """Whether an interval has passed since the last check."""
         return time.monotonic() - self._last >= self._interval
 
     def due(self) -> bool:
-        """Whether it is time to look around, which is then done."""
+        """Whether it is time for a check, which then counts as done."""
         if not self.over:
             return False
         self._last = time.monotonic()

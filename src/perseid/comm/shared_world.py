@@ -1,7 +1,7 @@
-"""A communicator for programs whose calls come from several threads, or go on in the background.
+"""A communicator for programs that call it from several threads, or in the background.
 
-Faces of other libraries (mpi4py, torch.distributed) are made of it: messages of any length that
-match by source and tag, and collectives that run one after the other in a thread of their group.
+The interfaces of other libraries (mpi4py, torch.distributed) build on it: messages of any length
+that match by source and tag, and collectives that run one after another in a thread of their group.
 """
 
 from __future__ import annotations
@@ -34,18 +34,20 @@ from perseid.errors import PerseidError
 
 T = TypeVar("T")
 BACKGROUND = 1 << 30
-"""Added to a group's id: the group of its collectives in the background."""
+"""Bit that is added to a group's id for its background collectives, so that their frames are
+independent of those of other calls."""
 CLOSE_SECONDS = 5.0
-"""How long closing waits for messages that were begun and not waited for."""
+"""Seconds that closing waits for messages that were begun and not waited for."""
 
 
 class Message(NamedTuple):
-    """A message that came and that nobody has received yet."""
+    """A message that has arrived and that nobody has received yet."""
 
     source: int
-    """Rank in the group."""
+    """Sender's rank in the group."""
     tag: int
     nbytes: int
+    """Length in bytes."""
 
 
 class SharedWorld:
@@ -54,7 +56,7 @@ class SharedWorld:
     Parameters
     ----------
     comm
-        A communicator that ``Communicator.join`` made and that has made no call yet; it belongs to
+        A communicator from ``Communicator.join`` on which no call has been made yet; it belongs to
         this object from now on.
     """
 
@@ -70,44 +72,48 @@ class SharedWorld:
 
     @classmethod
     def join(cls, **arguments: Any) -> Self:
-        """Join a job; the arguments are those of ``Communicator.join``, and what it finds in the
-        environment counts where they are missing."""
+        """Join a job. The arguments are those of ``Communicator.join``; missing ones are taken from
+        the environment."""
         return cls(Communicator.from_environment(**arguments))
 
     @property
     def rank(self) -> int:
-        """Of this process in the world."""
+        """Rank of this process in the world."""
         return self.engine.rank
 
     @property
     def error(self) -> PerseidError | None:
-        """What ended the communicator, if anything did."""
+        """The error that ended the communicator; None while it works."""
         return self.engine.failure.error
 
     def turn(self) -> AbstractContextManager[None]:
-        """While it lasts no other thread sends or receives, unless this one waits."""
+        """A context in which no other thread sends or receives, except while this one waits."""
         return self.progress.turn()
 
     def group(self, ident: int, ranks: Sequence[int]) -> SharedGroup:
-        """The group of some ranks of the world, under an id that they all give and no other group
-        has; no message is needed for it."""
+        """Make a group of some world ranks; no message is needed for this.
+
+        All its ranks give the same ``ident``, which no other group may have.
+        """
         group = SharedGroup(self, ident, ranks)
         self._groups.append(group)
         return group
 
     def renew_in_child(self) -> None:
-        """After a fork, in the child: no thread holds a lock or works any more, and every call
-        raises ``ClosedError``, for the membership stays the parent's."""
+        """Start again in a forked child, which has none of the threads that may hold a lock.
+
+        Every call raises ``ClosedError``, since the membership stays with the parent.
+        """
         self.progress.renew_in_child()
         for group in self._groups:
             group.renew_locks()
 
     def token(self) -> int:
-        """A number that no other message of this rank has."""
+        """A number that identifies a message of this rank."""
         return next(self._tokens)
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Do what was begun, unless there is an error; no call may follow."""
+        """Complete what was begun, unless there is an error; no call may follow."""
         if error is not None or self._finished:
             return
         self._finished = True
@@ -117,7 +123,7 @@ class SharedWorld:
             self.progress.finish(CLOSE_SECONDS)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Leave, after what was begun is done; with an error the others are told of it."""
+        """Complete what was begun, then leave; with an error, the others are told of it."""
         self.finish(error)
         self.progress.close()
         self.engine.owner = threading.get_ident()
@@ -125,12 +131,12 @@ class SharedWorld:
 
 
 class SharedGroup:
-    """Ranks that communicate among themselves, from any thread; made by `SharedWorld.group`.
+    """Ranks that communicate among themselves, from any thread; see `SharedWorld.group`.
 
     Attributes
     ----------
     calls
-        The collectives, to be called within a ``turn``.
+        A communicator for the collectives; call it within a ``turn``.
     """
 
     def __init__(self, world: SharedWorld, ident: int, ranks: Sequence[int]) -> None:
@@ -147,17 +153,18 @@ class SharedGroup:
         self.renew_locks()
 
     def renew_locks(self) -> None:
-        """Begin without a thread and with nothing started."""
+        """Begin with new locks, no thread, and no collective started."""
+        # Collectives of a group must start in the same order on all ranks: one at a time.
         self._order = threading.Lock()
         self._counting = threading.Lock()
         self._pending = 0
-        """Jobs that were started and have not come to an end."""
+        """Number of background collectives that have been started and have not ended."""
         self._jobs: queue.SimpleQueue[Background[Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     @property
     def world(self) -> SharedWorld:
-        """What it is part of."""
+        """The world that the group belongs to."""
         return self._world
 
     @property
@@ -169,7 +176,7 @@ class SharedGroup:
         return self._progress.turn()
 
     def split(self, color: int | str | None, key: int) -> SharedGroup | None:
-        """As ``Communicator.split``: the group of the ranks that gave the same color."""
+        """Make the group of the ranks that gave the same color; see ``Communicator.split``."""
         with self.turn():
             found = self.calls.split(color, key)
         if found is None:
@@ -179,7 +186,7 @@ class SharedGroup:
     # --- messages ----------------------------------------------------------------------------
 
     def send(self, blob: Blob, dest: int, tag: int = 0, answered: bool = False) -> None:
-        """Send a message and wait for it: the end of `start_send` is the end of this."""
+        """Send a message, and return when `start_send` would report it as done."""
         with self.turn():
             self._progress.wait(self._send(blob, dest, tag, answered))
 
@@ -189,7 +196,7 @@ class SharedGroup:
         Parameters
         ----------
         answered
-            It is done only when the receiver has asked for it.
+            Whether the send is done only when the receiver has asked for the message.
         """
         with self.turn():
             sent = self._send(blob, dest, tag, answered)
@@ -203,6 +210,7 @@ class SharedGroup:
             signature = message_signature(self.ident, self._generation, self._world.token())
             wanted = answer_signature(signature)
             assert wanted is not None
+            # Posted before the message is sent, so that the answer cannot come too early.
             answer = self._progress.post(ReceiveAnswer((rank,), wanted, 0))
         sent = self._progress.start_send(rank, signature, tag, blob)
         sent.answer = answer
@@ -211,7 +219,7 @@ class SharedGroup:
     def receive(
         self, source: int | None, tag: int | None, room: memoryview | None = None
     ) -> ReceiveMessage:
-        """Want a message and wait for it."""
+        """Receive a message, and wait until it has arrived."""
         with self.turn():
             want = self._post(source, tag, room)
             self._progress.wait(want)
@@ -220,7 +228,7 @@ class SharedGroup:
     def post(
         self, source: int | None, tag: int | None, room: memoryview | None = None
     ) -> ReceiveMessage:
-        """Want a message, of any source or tag where None is given."""
+        """Begin to receive a message; None stands for any source or any tag."""
         with self.turn():
             want = self._post(source, tag, room)
             self._progress.in_background(want)
@@ -235,16 +243,16 @@ class SharedGroup:
         return want
 
     def cancel(self, want: ReceiveMessage) -> bool:
-        """No longer want a message; False if it has begun to come."""
+        """Cancel a receive; returns False if its message has begun to arrive."""
         with self.turn():
             return self._progress.cancel(want)
 
     def source_of(self, want: Receive) -> int:
-        """The rank in the group that a message came from."""
+        """The rank in the group of the sender of a message."""
         return self._ranks.index(want.source)
 
     def probe(self, source: int | None, tag: int | None) -> Message | None:
-        """The first message that came and fits, if there is one; it is not received."""
+        """The first matching message that has arrived, or None; the message is not received."""
         with self.turn():
             sources = range(self.size) if source is None else [source]
             self._connect(sources)
@@ -252,7 +260,7 @@ class SharedGroup:
             return self._arrived(sources, tag)
 
     def wait_for_message(self, source: int | None, tag: int | None) -> Message:
-        """`probe`, but wait until there is one."""
+        """`probe`, but wait until there is a matching message."""
         with self.turn():
             sources = range(self.size) if source is None else [source]
             self._connect(sources)
@@ -277,7 +285,7 @@ class SharedGroup:
     # --- collectives in the background -------------------------------------------------------
 
     def start(self, call: Callable[[Communicator], T]) -> Background[T]:
-        """Make a call of a communicator in the thread of this group, after those before it."""
+        """Make a collective call in the thread of this group, after those started before."""
         job = Background(call)
         with self._counting:
             self._pending += 1
@@ -288,8 +296,10 @@ class SharedGroup:
         return job
 
     def now(self, call: Callable[[Communicator], T]) -> Background[T]:
-        """The same, but it has come to an end when this returns: made here, if nothing that was
-        started before is under way."""
+        """`start` a call and wait for its end.
+
+        If no earlier call is in progress, it is made in this thread, which is faster.
+        """
         with self._counting:
             idle = self._pending == 0
         if not idle:
@@ -301,7 +311,7 @@ class SharedGroup:
         return job
 
     def _run(self, job: Background[Any]) -> None:
-        """Make the call of a job; jobs of a group come one after the other."""
+        """Make the call of a job; the jobs of a group run one after another."""
         try:
             with self._order, self.turn():
                 job.run(self._in_order)
@@ -317,7 +327,7 @@ class SharedGroup:
             self._progress.tell()
 
     def stop(self) -> None:
-        """End the thread, after what it has to do."""
+        """End the thread once it has made the calls that were started."""
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join(CLOSE_SECONDS)
@@ -325,17 +335,17 @@ class SharedGroup:
     # --- waiting -----------------------------------------------------------------------------
 
     def wait(self, *operations: Operation) -> None:
-        """Return when all of them are done."""
+        """Wait until all operations are done."""
         with self.turn():
             self._progress.wait(*operations)
 
     def wait_any(self, operations: Sequence[Operation]) -> None:
-        """Return when one of them is done."""
+        """Wait until one of the operations is done."""
         with self.turn():
             self._progress.wait_until(lambda: any(one.done for one in operations), operations)
 
     def test(self, operation: Operation) -> bool:
-        """Whether it is done by now."""
+        """Whether an operation is done by now; makes progress without waiting."""
         if not operation.done:
             with self.turn():
                 self._progress.poke()
@@ -343,7 +353,7 @@ class SharedGroup:
 
 
 _WORLDS: weakref.WeakSet[SharedWorld] = weakref.WeakSet()
-"""Those of this process, for a child that it may fork."""
+"""All worlds of this process, for `_renew_in_child`."""
 
 
 def _renew_in_child() -> None:
@@ -356,10 +366,11 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 def payload(frame: Frame, room: memoryview | None) -> int:
-    """Have the bytes of a message in the room, as far as they fit; how many it has."""
+    """Copy a message into ``room``, as far as it fits; returns the message's length in bytes."""
     size = len(frame.body)
     if room is not None and size:
         fits = min(size, len(room))
+        # A message that fits was received into the room already.
         if not (size <= len(room) and frame.body.obj is room.obj):
             room[:fits] = frame.body[:fits]
     return size

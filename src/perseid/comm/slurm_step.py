@@ -1,8 +1,8 @@
-"""Ranks that ``srun`` started: who they are, and where they meet.
+"""Ranks that ``srun`` started: their numbers, and how they find their rendezvous.
 
-Slurm's environment says which rank a process is of how many, and which address the step was
-launched from. What it does not have is a secret that only the step's processes know: rank 0 leaves
-one, with the address of its rendezvous, in a file of the user's home folder, which clusters share
+Slurm's environment says which rank a process is, of how many, and from which address the step was
+launched. What it lacks is a secret that only the step's processes know. Rank 0 therefore writes
+one, with the address of its rendezvous, to a file in the user's home folder, which clusters share
 between their nodes.
 """
 
@@ -24,26 +24,28 @@ from perseid.rendezvous import Config, EmbeddedServer, job_key
 from perseid.rendezvous.net.dialing import own_address
 
 FOLDER = "PERSEID_MEETING_FOLDER"
-"""Variable that names another folder for the file."""
+"""Environment variable that names another folder for the file."""
 MEETING_SECONDS = 60.0
-"""How long a rank waits for rank 0's file: tasks of a step start within seconds of each other."""
+"""Seconds that a rank waits for rank 0's file. The tasks of a step start within seconds of each
+other."""
 POLL_SECONDS = 0.05
+"""Seconds between two looks at the file, or at the ranks that are still registered."""
 
 
 @dataclass(frozen=True)
 class SlurmStep:
-    """What Slurm says of this process' step."""
+    """What Slurm says about the job step of this process."""
 
     name: str
-    """Unique on the cluster: job, its restarts, step."""
+    """Name that is unique on the cluster: job, step and number of restarts."""
     rank: int
     world_size: int
     launched_from: str
-    """Address of the node that the step was launched from."""
+    """Address of the node from which the step was launched."""
 
     @classmethod
     def of(cls, variables: Mapping[str, str]) -> SlurmStep | None:
-        """The step of a process with this environment; None if ``srun`` did not start it."""
+        """The step that these environment variables describe; None if ``srun`` did not set them."""
         try:
             job, step = variables["SLURM_JOB_ID"], variables["SLURM_STEP_ID"]
             restarts = variables.get("SLURM_RESTART_COUNT", "0")
@@ -58,12 +60,12 @@ class SlurmStep:
 
     @contextmanager
     def meet(self, variables: Mapping[str, str]) -> Iterator[dict[str, str]]:
-        """While it lasts, the ranks of the step can meet by these variables.
+        """A context that yields the environment variables by which the ranks find each other.
 
         Raises
         ------
         RendezvousError
-            Rank 0 left no file: it did not start, or the folder is not shared between the nodes.
+            Rank 0 left no file: it did not start, or the nodes do not share the folder.
         """
         folder = Path(variables.get(FOLDER) or Path.home() / ".perseid" / "meetings")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -71,6 +73,7 @@ class SlurmStep:
         if self.rank:
             yield self._variables(*_read(path))
             return
+        # Rank 0 runs the rendezvous, at an address that the other nodes can reach.
         need_linux("A rendezvous of ranks")
         secret, certificate = secrets.token_bytes(32), certificate_if_installed() or ""
         config = Config(
@@ -83,7 +86,8 @@ class SlurmStep:
             _write(path, [server.address, key, certificate])
             try:
                 yield self._variables(server.address, key, certificate)
-                while server.server.registry.members:  # their relay and their news are here
+                # The other ranks still need the relay, and the news of each other.
+                while server.server.registry.members:
                     time.sleep(POLL_SECONDS)
             finally:
                 path.unlink(missing_ok=True)
@@ -102,7 +106,7 @@ class SlurmStep:
 
 
 def _write(path: Path, meeting: Sequence[str]) -> None:
-    """Write a file whole or not at all, readable only by this user."""
+    """Write a file atomically, readable only by this user: it holds the job's key."""
     part = path.with_suffix(f".{os.getpid()}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:

@@ -1,7 +1,7 @@
 """Frames to and from one peer over a connection.
 
-A small message is one ``send`` and one ``recv``; a large payload goes from and to the caller's
-memory.
+A small message takes one ``send`` and one ``recv``; a large payload is sent from, and received
+into, the caller's memory.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from perseid.comm.frames import (
 from perseid.comm.objects import Blob, Buffer
 
 JOINED_BYTES = 16 * 1024
-"""Payloads up to this are copied behind their header: cheaper than a scattered write."""
+"""Payloads up to this number of bytes are copied behind their header, which is cheaper than a
+write from two places."""
 MAX_PIECES = 512
-"""Pieces of memory in one scattered write; the kernel takes 1024."""
+"""Most pieces of memory in one write; Linux takes 1,024."""
 T = TypeVar("T")
 
 
@@ -37,7 +38,7 @@ class SocketChannel(FrameQueue):
     rank
         The peer's rank in the world.
     connection
-        Belongs to this channel from now on.
+        The connection; it belongs to this channel from now on.
     """
 
     __slots__ = ("_receive", "_send", "closed", "connection", "ended", "receiver", "sending",
@@ -49,11 +50,11 @@ class SocketChannel(FrameQueue):
         self.transport = connection.transport
         self.receiver = Receiver()
         self.sending = False
-        """Whether a frame is partly sent, so that nothing else may be sent between."""
+        """Whether a frame is partly sent, so that no other frame may be sent yet."""
         self.closed = False
         self.ended = False
-        """Whether the peer's end of the stream was read."""
-        # Looked up once: two attribute accesses show in the time of a small round trip.
+        """Whether the end of the peer's stream has been read."""
+        # Looked up once: two more attribute accesses show in the time of a small round trip.
         self._send, self._receive = connection.send, connection.receive
 
     def fileno(self) -> int:
@@ -66,12 +67,12 @@ class SocketChannel(FrameQueue):
     # --- sending -----------------------------------------------------------------------------
 
     def send(self, signature: bytes, step: int, data: Buffer) -> PartlySent | None:
-        """Send raw bytes; small ones behind their header, in one piece."""
+        """Send raw bytes; a small payload is copied behind its header."""
         size = len(data)
         head = signature + TAIL.pack(step, 0, size)
         if size > JOINED_BYTES:
             return self.send_frame([head, data], HEADER_BYTES + size)
-        # Copying a small payload is cheaper than a second element in a scattered write.
+        # Copying a small payload is cheaper than writing from two places.
         message = head + data
         try:
             sent = self._send(message)
@@ -83,7 +84,7 @@ class SocketChannel(FrameQueue):
         """Send the pieces of a payload."""
         head = signature + TAIL.pack(step, blob.parts, blob.nbytes)
         total = HEADER_BYTES + blob.nbytes
-        # One piece for the header must fit, too.
+        # The header is one more piece.
         if len(blob.pieces) >= MAX_PIECES or blob.nbytes <= JOINED_BYTES:
             return self.send_frame([head + blob.flat()], total)
         return self.send_frame([head, *blob.pieces], total)
@@ -94,32 +95,32 @@ class SocketChannel(FrameQueue):
         return None if sent == total else PartlySent(self.start, pieces, sent)
 
     def start(self, pieces: list[Buffer]) -> int:
-        """Send what the peer takes without waiting; the number of bytes."""
+        """Send what the socket takes without waiting; returns the number of bytes."""
         try:
             return self.connection.send_pieces(pieces)
         except OSError as error:
             self._ended(error)
 
     def send_control(self, frame: bytes) -> None:
-        """Send an ABORT or WAITING frame if it goes at once and fits between two frames."""
+        """Send an ABORT or WAITING frame, if no other frame is partly sent."""
         # Dropping it is harmless: a failure is also reported through the rendezvous, and WAITING is
         # sent again.
         if not (self.sending or self.closed):
-            with contextlib.suppress(OSError):  # the next read says what is wrong
+            with contextlib.suppress(OSError):  # the next read reports what is wrong
                 self.connection.send_at_once(frame)
 
     # --- receiving ---------------------------------------------------------------------------
 
     def receive_into(self, signature: bytes, step: int, into: memoryview) -> bool:
-        """The fast path of a small message, which is nearly always what comes next."""
+        """The fast path for a small message, which is nearly always the next one on the stream."""
         receiver = self.receiver
         size = len(into)
-        # Frames that were kept must be looked at first: they came earlier.
+        # Frames that were kept came earlier, so they must be checked first.
         if size > JOINED_BYTES or receiver.signature is not None or self.frames:
             return False
         start = receiver.start
         if start == receiver.end:
-            # Nothing is left over, so the next frame can begin where the whole buffer is free.
+            # Nothing is left over, so the next frame can use the whole buffer.
             receiver.start = receiver.end = start = 0
             try:
                 receiver.end = self._receive(receiver.buffer) or self._ended()
@@ -129,8 +130,8 @@ class SocketChannel(FrameQueue):
                 self._ended(error)
         body = start + HEADER_BYTES
         end = body + size
-        # One comparison of 48 bytes checks communicator, call, arguments, step and length at once.
-        # It fails for everything unusual, which the slow path then tells apart.
+        # Comparing 48 bytes checks communicator, call, arguments, step and length at once. It fails
+        # for everything unusual, which the slow path then handles.
         if receiver.end < end or not receiver.buffer.startswith(
             signature + TAIL.pack(step, 0, size), start
         ):
@@ -140,7 +141,7 @@ class SocketChannel(FrameQueue):
         return True
 
     def receive(self, signature: bytes, step: int, any_step: bool = False) -> Frame | None:
-        """The same for a payload of any length that fits the staging buffer."""
+        """The fast path for a payload of any length that fits into the staging buffer."""
         receiver = self.receiver
         if receiver.signature is not None or self.frames:
             return None
@@ -159,13 +160,16 @@ class SocketChannel(FrameQueue):
         return Frame(signature, came, parts, memoryview(bytearray(receiver.view[body:end])))
 
     def receive_direct(self, pending: PendingReceive) -> None:
-        """Read header and payload at once, the payload straight to its place, if nothing else is
-        here; what came instead goes through the staging buffer."""
+        """Read header and payload at once, the payload directly into its place.
+
+        Only if nothing else is buffered; if another frame comes instead, it is moved to the staging
+        buffer.
+        """
         receiver, into = self.receiver, pending.into
         if into is None or len(into) <= JOINED_BYTES:
             return
-        # Only if the wanted frame must be the next one on the stream: bytes are read into the
-        # caller's array before it is known what they are.
+        # Bytes are read into the caller's array before it is known what they are, so the wanted
+        # frame should be the next one on the stream.
         if pending.any_step or self.frames or not receiver.idle:
             return
         receiver.start = receiver.end = 0
@@ -176,15 +180,15 @@ class SocketChannel(FrameQueue):
         if came and not receiver.buffer.startswith(
             pending.signature + TAIL.pack(pending.step, 0, len(into))
         ):
-            # Another frame came, for instance an ABORT. What landed in the array was not its
-            # content; the array is overwritten when the right frame arrives.
+            # Another frame came, for instance an ABORT. Its bytes landed in the caller's array,
+            # which is overwritten when the right frame arrives.
             receiver.put_back(into[:came])
         elif came:
             receiver.parse()
             receiver.accept(into, came)
 
     def read_some(self) -> bool:
-        """Read to where the next bytes go: the staging buffer, or a payload's place."""
+        """Read into the staging buffer, or directly into the place of a payload."""
         receiver = self.receiver
         if receiver.direct:
             count = self._read(self.connection.receive_whole, [receiver.room()])
@@ -194,13 +198,13 @@ class SocketChannel(FrameQueue):
         return count > 0
 
     def read_now(self) -> bool:
-        """Read what is here, if anything; raises at the end of the stream."""
+        """Read what has arrived, without waiting; raises at the end of the stream."""
         count = self._read(self.connection.receive_available, self.receiver.room())
         self.receiver.arrived(count)
         return count > 0
 
     def _read(self, receive: Callable[[T], int], into: T) -> int:
-        """Bytes that came, 0 for none; raises where the stream has ended."""
+        """Read once; returns the number of bytes, 0 if nothing came, and raises at the end."""
         try:
             count = receive(into)
         except BlockingIOError:
@@ -211,7 +215,8 @@ class SocketChannel(FrameQueue):
         return count or self._ended()
 
     def read_available(self) -> bool:
-        """An end is no failure here: the peer may have said goodbye, and no call waits for it."""
+        """Read without waiting. The end of the stream is no failure here: the peer may have said
+        goodbye, and no call waits for it."""
         while True:
             try:
                 self.read_now()
@@ -223,7 +228,7 @@ class SocketChannel(FrameQueue):
                 return True
 
     def drain_to_eof(self) -> None:
-        """Nothing is waited for: what the peer sent before its end is here already."""
+        """Read without waiting: what the peer sent before the end has arrived already."""
         try:
             while not self.ended and self.read_now():
                 self.process_buffered(None)
@@ -231,8 +236,10 @@ class SocketChannel(FrameQueue):
             self.ended = True
 
     def process_buffered(self, pending: PendingReceive | None) -> bool:
-        """Frames that are not wanted now are kept; raises where they show that the pending one
-        will never come."""
+        """Split the buffered bytes into frames, and keep those that are not wanted now.
+
+        Raises if a frame shows that the pending one will never come.
+        """
         if pending is not None and self.frames and self.take_kept(pending):
             return True
         receiver = self.receiver
@@ -244,18 +251,18 @@ class SocketChannel(FrameQueue):
                     receiver.accept(self._place(pending))
                 except FrameError as error:
                     self._ended(error)
-            # The payload is incomplete: its next bytes are read straight to their place.
+            # The payload is incomplete: its next bytes are read directly into their place.
             if not receiver.accept():
                 return False
             if self.accept(receiver.finish(), pending):
                 return True
 
     def _place(self, pending: PendingReceive | None) -> memoryview | None:
-        """Where the payload that comes next goes: in place if it is the pending one."""
+        """The memory for the next payload: the caller's, if the frame is the pending one."""
         receiver = self.receiver
         if pending is None or pending.into is None or pending.frame is not None or self.frames:
             return None
-        # A frame with out-of-band buffers is a pickled object and no array.
+        # A frame with out-of-band buffers is a pickled object, not an array.
         if receiver.signature != pending.signature or receiver.parts:
             return None
         if receiver.step != pending.step and not pending.any_step:

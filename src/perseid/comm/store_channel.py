@@ -1,8 +1,8 @@
 """The last resort of two ranks that cannot connect: messages as objects in a store.
 
-Each message is one object below ``prefix``, numbered for each ordered pair of ranks; the receiver
-polls for the next number and deletes what it has read. Slow, but it needs nothing besides the
-store. Nothing here knows which store: anything with ``put``, ``get`` and ``delete`` will do.
+Each message is one object below ``prefix``, numbered for each ordered pair of ranks. The receiver
+polls for the next number and deletes what it has read. This is slow, but needs nothing besides the
+store: any object with ``put``, ``get`` and ``delete`` will do.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from perseid.comm.objects import Blob, Buffer
 from perseid.errors import NotFoundError, PerseidError
 
 FIRST_WAIT = 0.002
-"""Seconds until a message that is not there yet is asked for again; doubled each time."""
+"""Seconds until the first repeated read of a message that is not there yet; doubles each time."""
 LONGEST_WAIT = 0.1
-"""Seconds between two such questions at most: each is a request that costs."""
+"""Longest time between two such reads, in seconds. Each read is a request that costs money."""
 
 
 class ObjectStore(Protocol):
-    """What a store must offer; ``perseid.storage.Storage`` does."""
+    """The methods that a store must have; ``perseid.storage.Storage`` has them."""
 
     def put(self, key: str, data: bytes) -> None:
-        """Write a whole object."""
+        """Write an object."""
 
     def get(self, key: str) -> bytes:
-        """Read an object; raises `NotFoundError`."""
+        """Read an object; raises `NotFoundError` if there is none."""
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects; those already gone do not matter."""
+        """Delete objects; those that do not exist are ignored."""
 
 
 class StoreChannel(FrameQueue):
@@ -50,11 +50,11 @@ class StoreChannel(FrameQueue):
     Parameters
     ----------
     me, rank
-        This rank, and the peer's, in the world.
+        World ranks of this process and of the peer.
     store, prefix
-        Where the messages of this job and generation lie; only its ranks may write there.
+        Place of the messages of this job and generation; only its ranks may write there.
     poll_seconds
-        Longest wait of one read.
+        Longest wait of one read, in seconds.
     """
 
     __slots__ = ("_from", "_interrupted", "_poll_seconds", "_read", "_store", "_to", "_unneeded",
@@ -67,11 +67,12 @@ class StoreChannel(FrameQueue):
         self.transport = "store"
         self.closed = False
         self._store, self._poll_seconds = store, poll_seconds
-        # One sequence for each direction: two writers of one sequence would need a lock.
+        # One sequence of numbers for each direction: two writers of one would need a lock.
         self._to = f"{prefix}/{me}-{rank}"
         self._from = f"{prefix}/{rank}-{me}"
         self._written = self._read = 0
-        self._unneeded: list[str] = []  # what no message of ours follows, and nobody has to read
+        self._unneeded: list[str] = []
+        """Keys of WAITING frames that no other message of this rank has followed yet."""
         self._wait = FIRST_WAIT
         self._interrupted = False
 
@@ -87,7 +88,7 @@ class StoreChannel(FrameQueue):
         return None
 
     def send_frame(self, pieces: list[Buffer], total: int) -> PartlySent | None:
-        """Write a frame; all of it goes."""
+        """Write a frame as one object."""
         self._put(b"".join(pieces))
         return None
 
@@ -97,53 +98,53 @@ class StoreChannel(FrameQueue):
         self.send_control(data)
 
     def send_control(self, frame: bytes) -> None:
-        """Write a frame among the others."""
+        """Write a control frame as an object, like any other frame."""
         key = f"{self._to}/{self._written:08d}"
         self._store.put(key, frame)
         self._written += 1
         if Signature.unpack(frame[:SIGNATURE_BYTES]).kind == FrameKind.WAITING:
             self._unneeded.append(key)
-        else:  # whoever reads this one reads those before it first
+        # The peer reads in order: to get this message, it reads (and deletes) those before it.
+        else:
             self._unneeded.clear()
 
     def receive_into(self, signature: bytes, step: int, into: memoryview) -> bool:
-        """False: only sockets have a buffer to look into."""
+        """Always False: only sockets have a fast path."""
         return False
 
     def receive(self, signature: bytes, step: int, any_step: bool = False) -> Frame | None:
-        """None: only sockets have a buffer to look into."""
+        """Always None: only sockets have a fast path."""
         return None
 
     def receive_direct(self, pending: PendingReceive) -> None:
-        """Messages come as whole objects."""
+        """Do nothing: messages are read as whole objects."""
 
     def read_some(self) -> bool:
-        """Ask for the next message until it is there, or the polling interval is over."""
+        """Read the next message, polling until it is there or the polling interval is over."""
         end = time.monotonic() + self._poll_seconds
         while not self._fetch():
             if self._interrupted or time.monotonic() + self._wait > end:
                 return False
             time.sleep(self._wait)
             self._wait = min(2 * self._wait, LONGEST_WAIT)
-        # Messages come in bursts: after one, the next is probably near.
+        # Messages come in bursts: after one, the next probably follows soon.
         self._wait = FIRST_WAIT
         return True
 
     def read_available(self) -> bool:
-        """Take in one message, if there is one; whether the peer goes on is never known."""
+        """Read one message, if there is one; always True, since a store has no end of stream."""
         self._fetch()
         return True
 
     def _fetch(self) -> bool:
         key = f"{self._from}/{self._read:08d}"
         try:
-            # A bytearray, because arrays are made on this memory and users may write into theirs.
+            # A bytearray, because arrays will share this memory and users may write into them.
             data = memoryview(bytearray(self._store.get(key)))
         except NotFoundError:
             return False
         self._read += 1
-        # Nobody else reads this object. Deleting it at once keeps a long run from filling the
-        # store.
+        # Nobody else reads this object; deleting it now keeps a long run from filling the store.
         self._store.delete([key])
         frame = _frame(data)
         if frame is None:
@@ -152,28 +153,28 @@ class StoreChannel(FrameQueue):
         return True
 
     def process_buffered(self, pending: PendingReceive | None) -> bool:
-        """Whether the pending frame is among those that were read."""
+        """Whether the pending frame is among those that were read earlier."""
         return pending is not None and self.take_kept(pending)
 
     def drain_to_eof(self) -> None:
-        """There is no end of a store to read up to."""
+        """Do nothing: a store has no end of stream."""
 
     def unanswered_for(self) -> float:
-        """A store answers for the peer."""
+        """Always 0: the store answers, whatever the peer does."""
         return 0.0
 
     def interrupt(self) -> None:
-        """The waiting thread notices between two questions."""
+        """Set a flag that the waiting thread checks between two reads."""
         self._interrupted = True
 
     def close(self) -> None:
-        """Forget it, and delete what only said that this rank was waiting.
+        """Close, and delete WAITING frames that the peer may never read.
 
-        A peer that came late to a call of which it needs nothing from this rank never reads that.
-        Other unread messages of this rank stay until the prefix is deleted.
+        A late peer that needs nothing more from this rank does not read them. Other unread messages
+        of this rank stay until the prefix is deleted.
         """
         self.closed = True
-        with contextlib.suppress(PerseidError):  # the work is done; the prefix's owner cleans up
+        with contextlib.suppress(PerseidError):  # all work is done; the prefix's owner cleans up
             self._store.delete(self._unneeded)
 
     def discard(self) -> None:
@@ -189,7 +190,7 @@ def _frame(data: memoryview) -> Frame | None:
         Signature.unpack(signature)
     except FrameError:
         return None
-    # An object of some other program below this prefix.
+    # Then it is an object of another program.
     if nbytes != len(data) - HEADER_BYTES:
         return None
     return Frame(signature, step, parts, data[HEADER_BYTES:])

@@ -1,4 +1,4 @@
-"""An encrypted stream to one peer: TLS over the socket of a plain one."""
+"""An encrypted stream to one peer: TLS over the socket of a plain connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from perseid.comm.objects import Buffer
 from perseid.rendezvous.net.tls import CIPHERTEXT_BYTES, TlsSession
 
 CHUNK_BYTES = 64 * 1024
-"""Encrypted before the socket is asked again whether it takes more."""
+"""Bytes that are encrypted before checking whether the socket takes more."""
 _DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
 
 
@@ -21,11 +21,11 @@ class TlsConnection:
     Parameters
     ----------
     sock
-        Belongs to `plain`.
+        The socket, which belongs to `plain`.
     session
-        Its handshake is complete; bytes of the peer's may have been fed to it already.
+        A session whose handshake is complete; it may already hold bytes from the peer.
     plain
-        The connection of the socket: its time limits, its end.
+        The plain connection of the socket, which keeps its time limits and ends it.
     """
 
     __slots__ = (
@@ -37,11 +37,13 @@ class TlsConnection:
         self._sock, self._session, self._plain = sock, session, plain
         self.transport = plain.transport
         self.pending = True
-        """Whether whole records may lie in the session: the socket would not tell."""
+        """Whether the session may hold complete records, which polling the socket does not show."""
         self._ciphertext = memoryview(bytearray(CIPHERTEXT_BYTES))
         self._unsent = memoryview(b"")
-        self._taken = 0  # plaintext bytes that are encrypted, but not reported as sent
-        # One thread may receive while another sends, and OpenSSL's object is one for both.
+        """Ciphertext that the socket has not taken yet."""
+        self._taken = 0
+        """Plaintext bytes that are encrypted already, but not reported as sent yet."""
+        # One thread may receive while another sends, but they share one OpenSSL object.
         self._lock = threading.Lock()
 
     def fileno(self) -> int:
@@ -53,15 +55,16 @@ class TlsConnection:
         return self.send_pieces([data])
 
     def send_pieces(self, pieces: list[Buffer]) -> int:
-        """Encrypt and send.
+        """Encrypt and send; returns the number of plaintext bytes that were sent.
 
-        Bytes count as sent once the socket has taken their whole ciphertext: until then the caller
-        comes again with the same bytes, and waits for the socket.
+        Bytes count as sent once the socket has taken all of their ciphertext. Until then, the
+        caller waits for the socket and calls again with the same bytes.
         """
         with self._lock:
             if not self._flush():
                 return 0
             sent, self._taken = self._taken, 0
+            # These were encrypted by an earlier call: encrypting them again would send them twice.
             skip = sent
             for piece in pieces:
                 view = memoryview(piece).cast("B")
@@ -76,14 +79,15 @@ class TlsConnection:
             return sent
 
     def send_at_once(self, data: bytes) -> None:
-        """What does not go at once goes before the next bytes."""
+        """Encrypt and send; what the socket does not take now is sent before the next bytes."""
         with self._lock:
+            # Only between two messages: the record would otherwise end up inside the current one.
             if self._flush() and not self._taken:
                 self._session.encrypt(data)
                 self._flush()
 
     def _flush(self) -> bool:
-        """Send ciphertext; whether none is left."""
+        """Send ciphertext; returns whether none is left."""
         fresh = self._session.take()
         if fresh:
             self._unsent = (
@@ -103,7 +107,7 @@ class TlsConnection:
         return self._receive(into, 0)
 
     def receive_whole(self, into: list[memoryview]) -> int:
-        """Until the places are full, or nothing comes for the polling interval."""
+        """Receive until the places are full, or nothing comes for the polling interval."""
         count = 0
         for place in into:
             while len(place):
@@ -119,7 +123,7 @@ class TlsConnection:
         return count
 
     def receive_available(self, into: memoryview) -> int:
-        """What is here, without waiting."""
+        """Receive what has arrived, without waiting."""
         return self._receive(into, _DONTWAIT)
 
     def _receive(self, into: bytearray | memoryview, flags: int) -> int:
@@ -129,13 +133,14 @@ class TlsConnection:
             if self._session.shut:
                 return 0
             came = self._sock.recv_into(self._ciphertext, 0, flags)
-            if not came:  # as a process that died leaves it
+            # An end without TLS saying so, as a process that died leaves it.
+            if not came:
                 return 0
             with self._lock:
                 self._session.feed(self._ciphertext[:came])
 
     def _decrypt(self, into: memoryview) -> int:
-        """Fill the place with what is here; `pending` says whether there may be more."""
+        """Decrypt what has arrived into ``into``; sets `pending` if there may be more."""
         count = 0
         with self._lock:
             while count < len(into):
@@ -150,15 +155,15 @@ class TlsConnection:
     # --- the end -----------------------------------------------------------------------------
 
     def unanswered_for(self) -> float:
-        """As of the plain connection."""
+        """See `SocketConnection`."""
         return self._plain.unanswered_for()
 
     def interrupt(self) -> None:
-        """As of the plain connection."""
+        """See `SocketConnection`."""
         self._plain.interrupt()
 
     def finish(self) -> None:
-        """Say in TLS that this was all, then end the socket."""
+        """Send the TLS close message, then end the plain connection."""
         with contextlib.suppress(OSError), self._lock:
             if self._flush():
                 self._session.end()

@@ -1,1 +1,1 @@
-"""REPORT lines, prices, tables, sweeps, plots and the HTML report."""
+"""Measurements of runs: REPORT lines, prices, plans, tables, sweeps, charts and the HTML report."""

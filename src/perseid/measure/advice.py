@@ -1,8 +1,8 @@
-"""Partition size, world size, memory and processor for a deadline and a budget: a stated model.
+"""Chooses partition size, world size, memory and processor for a deadline and a budget.
 
-Time of a run = initialize + the map's own start + cold start + the slowest worker + summarize;
-a worker's time = its rows through the model, or its bytes through the network where that is
-slower, and a rank's own beginning and end. Cost as billed, from `perseid.measure.cost`.
+A stated model, not a fit: time of a run = initialize + start of the map + cold start + slowest
+worker + summarize; time of a worker = its rows through the model, or its bytes through the network
+if that takes longer, plus beginning and end of a rank. Cost as billed: `perseid.measure.cost`.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ from perseid.measure.report_line import Report
 
 PARTITIONS_MB = (5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 200.0)
 MEMORIES_MB = (512, 1024, 1769, 2048, 3008, 3538, 5307, 7076, 8845, 10_240)
+"""Usual memory sizes in MB, and those with which Lambda gives 1 to 5 whole vCPUs."""
 INITIALIZE_SECONDS = 2.5
-"""Cold start of a small function and a listing. An assumption, not a measurement on AWS."""
+"""Seconds of initialize: cold start of a small function and a listing. Assumed, not measured."""
 MAP_SECONDS = 1.0
-"""A Distributed Map reads its items and begins. An assumption."""
+"""Seconds until a Distributed Map has read its items and begins. Assumed, not measured."""
 SUMMARIZE_SECONDS = 2.5
-"""Cold start of a small function. An assumption."""
+"""Seconds of summarize without reading: cold start of a small function. Assumed, not measured."""
 COLLECT_SECONDS = 0.05 / 32
-"""Reading one rank's objects: 0.049 s each as published, 32 at once here."""
+"""Seconds to read the objects of one rank: 0.049 s in the published runs, 32 ranks at once here."""
 CHILD_SECONDS = 0.018
-"""What a further worker adds to the map: slope of the published map states (25 MB partitions,
-20.15 s with 82 workers to 28.08 s with 517), all causes together."""
+"""Seconds that each further worker adds to the map, from all causes: the slope of the published map
+states with 25 MB partitions, from 20.15 s with 82 workers to 28.08 s with 517."""
 STRAGGLER = 4.0
-"""The slowest 5 % of workers in the published 517-worker runs take up to so many times the
-median: the upper end of a plan's time."""
+"""Time of the slowest workers relative to the median, for the upper end of a plan's time: in the
+published runs with 517 workers, the slowest 5 % took up to this many times the median."""
 SCALING_SECONDS = 10.0
-"""A function gets `Limits.scaling` further environments each so many seconds."""
+"""Seconds in which Lambda adds `Limits.scaling` environments to a function."""
 FULL = 0.85
-"""A worker should not use more than this part of its memory."""
+"""Largest share of its memory that a worker may be expected to use."""
 LATE = 0.8
-"""Nor more than this part of its time-out, at the upper end of the estimate."""
+"""Largest share of its time-out that a worker may need, at the upper end of the estimate."""
 GAIN = 0.98
-"""What a limit must make of the time, when it is doubled, to be named as binding."""
+"""A limit is called binding if doubling it reduces the time to less than this share."""
 REQUESTS_A_PARTITION, OBJECTS_A_RANK = 5, 4
 
 
@@ -50,15 +51,15 @@ class Limits:
     """What an account, a function and the network allow."""
 
     concurrency: int = 1000
-    """Workers at once; new accounts may have 10."""
+    """Workers that may run at the same time; new accounts may have 10."""
     scaling: int = 1000
-    """Further environments of one function each 10 seconds."""
+    """Environments that Lambda adds to one function every 10 seconds."""
     memory_mb: int = 10_240
-    """Largest memory of a function; new accounts may have 3,008."""
+    """Largest memory of a function, in MB; new accounts may have 3,008."""
     network: float = 1.0
-    """Factor on the calibration's network."""
+    """Factor by which the calibration's network speed is multiplied."""
     timeout: float = 900.0
-    """Seconds a worker may take."""
+    """Time-out of a worker, in seconds."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -72,20 +73,20 @@ class Ask:
 
     data_bytes: float
     deadline: float | None = None
-    """Seconds for the whole run."""
+    """Seconds that the whole run may take; None: any time."""
     budget: float | None = None
-    """USD."""
+    """USD that the run may cost; None: any price."""
     partitions_mb: Sequence[float] = PARTITIONS_MB
-    """Sizes to choose from, MB of 2^20 bytes."""
+    """Partition sizes to choose from, in MB of 2^20 bytes."""
     memories_mb: Sequence[int] = MEMORIES_MB
     architectures: Sequence[str] = ("x86",)
-    """All at the calibration's pace: calibrate on the one that is to be used."""
+    """All get the speed of the calibration, so calibrate on the one that will be used."""
     limits: Limits = field(default_factory=Limits)
     sure: bool = False
     """Whether the limits apply to the upper ends of time and cost, not to the expected values."""
 
     def within(self, option: PlanOption, *, deadline: bool = True) -> bool:
-        """Whether an option keeps the budget, and the deadline unless it is not to count."""
+        """Whether an option keeps the budget and, unless ``deadline`` is False, the deadline."""
         seconds, usd = option.seconds.expected, option.usd.expected
         if self.sure:
             seconds, usd = option.seconds.high, option.usd.high
@@ -101,7 +102,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Range:
-    """An estimate: the expected value, and the ends of its range."""
+    """An estimate: the expected value and both ends of its range."""
 
     low: float
     expected: float
@@ -110,7 +111,7 @@ class Range:
 
 @dataclass(frozen=True)
 class PlanOption:
-    """One choice of partition size, world size and memory, with what it takes."""
+    """One choice of partition size, world size and memory, with its expected time and cost."""
 
     partition_mb: float
     partitions: int
@@ -118,11 +119,11 @@ class PlanOption:
     memory_mb: int
     architecture: str
     seconds: Range
-    """The whole run."""
+    """Time of the whole run, in seconds."""
     usd: Range
-    """As billed, every start cold."""
+    """Cost as billed, in USD, if every start is cold."""
     worker_mb: float
-    """Peak memory of a worker."""
+    """Expected peak memory of a worker, in MB."""
     parts: dict[str, float]
     """Expected seconds of each part of the run."""
 
@@ -134,20 +135,19 @@ class PlanOption:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to choose, and what keeps the run from being faster."""
+    """The option to choose, and what keeps the run from being faster."""
 
     option: PlanOption | None
-    """None: nothing keeps both the deadline and the budget."""
+    """The best option; None if none keeps both the deadline and the budget."""
     fastest: PlanOption
-    """Whatever it costs."""
+    """The fastest option, whatever it costs."""
     cheapest: PlanOption
-    """However long it takes."""
+    """The cheapest option, however long it takes."""
     front: tuple[PlanOption, ...]
-    """No other option is both faster and cheaper than one of these; by time."""
+    """The Pareto front, by time: no other option is both faster and cheaper than one of these."""
     binds: tuple[str, ...]
-    """One sentence each, the strongest first."""
+    """Limits that keep the run from being faster, one sentence each, the strongest first."""
     ask: Ask
-    """The request that it answers."""
     calibration: Calibration
     """The assumed speed of a worker."""
     prices: Prices
@@ -160,14 +160,14 @@ class Advice:
 
 
 def advise(ask: Ask, calibration: Calibration, prices: Prices | None = None) -> Advice:
-    """The cheapest option that keeps the deadline; the fastest within the budget without one.
+    """Choose the cheapest option that keeps both limits; without a deadline, the fastest.
 
-    With neither, the one of least time x cost. `Ask.sure` says which ends of the estimates count.
+    With neither limit, the one with the lowest time x cost. `Ask.sure` says what must keep them.
 
     Raises
     ------
     BadInputError
-        No memory on offer is enough for a worker, or no partition is small enough for the
+        No memory size is enough for a worker, or no partition size is small enough for the
         time-out.
     """
     prices = prices or Prices()
@@ -194,6 +194,7 @@ def _choose(ask: Ask, options: Sequence[PlanOption]) -> PlanOption | None:
 
 def _options(ask: Ask, calibration: Calibration, prices: Prices) -> Iterator[PlanOption]:
     for size in ask.partitions_mb:
+        # Rounded first: without it, a quotient like 517.0000000001 would become one file more.
         files = max(1, math.ceil(round(ask.data_bytes / (size * MIB), 6)))
         for world in _world_sizes(files):
             for memory in ask.memories_mb:
@@ -206,7 +207,7 @@ def _options(ask: Ask, calibration: Calibration, prices: Prices) -> Iterator[Pla
 
 
 def _world_sizes(files: int) -> list[int]:
-    """One file per worker, 2, 4, 8 …"""
+    """World sizes with 1, 2, 4, … 128 files per worker."""
     return sorted({math.ceil(files / 2**power) for power in range(8)}, reverse=True)
 
 
@@ -220,7 +221,7 @@ def estimate(
     memory_mb: int,
     architecture: str,
 ) -> PlanOption | None:
-    """Time and cost of one option; None if a worker would not fit its memory or its time."""
+    """Estimate one option; None if a worker would exceed its memory or its time-out."""
     most = math.ceil(partitions / world_size)
     share = min(1.0, most / partitions)
     rows = ask.data_bytes * share / calibration.row_bytes
@@ -230,6 +231,7 @@ def estimate(
     fetch = ask.data_bytes * share / 1e6 / (calibration.network_mb_s * ask.limits.network)
     work = _spread(calibration, rows / calibration.rate(memory_mb), fetch)
     own = calibration.rank_seconds
+    # With less than one vCPU, a start takes longer in proportion; more than one do not help.
     ready = calibration.ready_seconds / min(1.0, vcpus(memory_mb))
     if ready + own + work.high > LATE * ask.limits.timeout:
         return None
@@ -243,7 +245,7 @@ def estimate(
 
 
 def _spread(calibration: Calibration, compute: float, fetch: float) -> Range:
-    """A worker's reading and computing, which overlap: at best, expected, as a straggler."""
+    """Seconds of reading and computing, which overlap: at best, expected, as a straggler."""
     return Range(
         max(compute / calibration.doubt, fetch / calibration.doubt),
         max(compute, fetch),
@@ -254,10 +256,12 @@ def _spread(calibration: Calibration, compute: float, fetch: float) -> Range:
 def _times(
     limits: Limits, calibration: Calibration, world_size: int, work: Range, own: float
 ) -> tuple[Range, dict[str, float]]:
-    """The whole run's time, and the expected parts of it."""
+    """Time of the whole run in seconds, and the expected seconds of its parts."""
     at_once = min(world_size, limits.concurrency)
     waves = math.ceil(world_size / limits.concurrency)
+    # The first `scaling` environments start at once; the others wait until Lambda adds more.
     late = max(0.0, at_once - limits.scaling) / limits.scaling * SCALING_SECONDS
+    # The largest of n normally distributed logarithms is about sqrt(2 ln n) deviations too large.
     slowest = work.expected * math.exp(
         calibration.variation * math.sqrt(2 * math.log(max(2, at_once)))
     )
@@ -270,12 +274,12 @@ def _times(
     whole = sum(parts.values())
     low = whole - CHILD_SECONDS * world_size - (slowest - work.low)
     low -= (waves - 1) * (work.expected - work.low)
-    # In the last wave only the straggler counts: others fill the gaps of earlier ones.
+    # Only a straggler in the last wave counts: other workers fill the gaps of earlier ones.
     return Range(low, whole, whole + max(0.0, work.high - slowest)), parts
 
 
 def _billed(calibration: Calibration, work: Range, fullness: float, own: float) -> Iterator[float]:
-    """Seconds that a worker is billed on average: 5 % of stragglers at the upper end."""
+    """Average billed seconds of a worker: at best, expected, and with 5 % stragglers."""
     high = 0.95 * work.expected * calibration.doubt + 0.05 * work.high
     for part in (work.low, work.expected, max(high, work.expected)):
         yield own + part / max(1.0, fullness)
@@ -304,7 +308,7 @@ def _usd(
 
 
 def _front(options: Iterable[PlanOption]) -> tuple[PlanOption, ...]:
-    """By time, each cheaper than all faster ones."""
+    """Options by time, each of them cheaper than all faster ones."""
     front: list[PlanOption] = []
     for option in sorted(options, key=lambda o: (o.seconds.expected, o.usd.expected)):
         if not front or option.usd.expected < front[-1].usd.expected:
@@ -320,7 +324,7 @@ def _binds(
     fastest: PlanOption,
     cheapest: PlanOption,
 ) -> Iterator[str]:
-    """What keeps the run from being faster: each limit doubled in turn, strongest first."""
+    """Find what keeps the run from being faster: double each limit in turn, strongest first."""
     if chosen is None:
         yield from _unfit(ask, fastest, cheapest)
     before = (chosen or fastest).seconds.expected
@@ -338,7 +342,7 @@ def _binds(
 
 
 def _fastest(ask: Ask, calibration: Calibration, prices: Prices) -> float:
-    """Seconds of the fastest option within the budget; of all where none is."""
+    """Seconds of the fastest option within the budget, or of all options if none is."""
     found = list(_options(ask, calibration, prices))
     within = [option for option in found if ask.within(option, deadline=False)] or found
     return min(o.seconds.expected for o in within)
@@ -355,14 +359,10 @@ def _relaxed(ask: Ask, calibration: Calibration) -> Iterator[tuple[str, str, Ask
         ("memory", f"with functions up to {2 * limits.memory_mb:,} MB",
          {"memory_mb": 2 * limits.memory_mb}),
     ):  # fmt: skip
-        # A higher limit helps only if such a memory is among the choices.
+        # A higher limit helps only if a memory of that size is among the choices.
         more = [*ask.memories_mb, 2 * limits.memory_mb] if name == "memory" else ask.memories_mb
-        yield (
-            name,
-            words,
-            replace(ask, limits=replace(limits, **change), memories_mb=more),
-            calibration,
-        )
+        relaxed = replace(ask, limits=replace(limits, **change), memories_mb=more)
+        yield name, words, relaxed, calibration
     faster = replace(calibration, rows_per_second=2 * calibration.rows_per_second)
     yield "pace of the model", "with twice the rows per second", ask, faster
     if ask.budget is not None:
@@ -371,7 +371,7 @@ def _relaxed(ask: Ask, calibration: Calibration) -> Iterator[tuple[str, str, Ask
 
 
 def _unfit(ask: Ask, fastest: PlanOption, cheapest: PlanOption) -> Iterator[str]:
-    """Which of the two limits cannot be kept, and what would be needed to keep it."""
+    """Say which of the two limits cannot be kept, and what would be needed to keep it."""
     alone = replace(ask, budget=None)
     late, dear = not alone.within(fastest), not ask.within(cheapest, deadline=False)
     if late:

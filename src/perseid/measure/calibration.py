@@ -1,4 +1,4 @@
-"""How fast a worker is, out of a small run or of this machine: what plans are made from."""
+"""How fast a worker is, measured on a small run or on this machine: the basis of plans."""
 
 from __future__ import annotations
 
@@ -17,66 +17,73 @@ from perseid.pipeline.schema import from_plain
 from perseid.textfile import read_object
 
 MB_A_VCPU = 1769.0
-"""Lambda gives one vCPU with this memory (AWS Lambda developer guide, "Configure memory")."""
+"""MB of memory for which Lambda gives one vCPU (its developer guide, "Configure memory")."""
 MOST_VCPUS = 6.0
+"""vCPUs of a function with the largest memory."""
 NETWORK_MB_S = 75.0
-"""About 600 Mbit/s a function, as measured by others; MB of 10^6 bytes per second."""
+"""Network speed of a function, in MB (10^6 bytes) per second: others measured about 600 Mbit/s."""
 FEATURE_BYTES = 400.0
-"""A row's features, kept until its rank is done."""
+"""Bytes of a row's features, which are kept until its rank is done."""
 ELSEWHERE = 2.0
-"""Another machine's core may be so many times slower or faster than a vCPU of Lambda."""
+"""Factor by which a core of another machine may be slower or faster than a vCPU of Lambda."""
 THERE = 1.25
-"""How much a repetition on the same service may differ."""
+"""Factor by which a repetition on the same service may differ."""
 SDSS_ROW_BYTES = 20_508.0
+"""Bytes of a row of the published survey: float32 pixels of five 32 x 32 bands,
+magnitudes and a float64 redshift."""
 DEFAULT_READY = 2.0
+"""Seconds of a cold start, if no run says it."""
 DEFAULT_RANK = 0.3
+"""Seconds of a rank beyond its model and its reading, if no run says it."""
 FEWEST_ROWS = 40
-"""Records of fewer rows say more about padded batches than about the model."""
+"""Fewest rows of a usable record: with fewer, its time says more about padded batches than about
+the model."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What one worker does when nothing else computes."""
+    """Measured speed and memory of one worker while nothing else computes."""
 
     rows_per_second: float
-    """Through the model alone; reading overlaps with it."""
+    """Rows per second through the model alone; reading overlaps with it."""
     ready_seconds: float
-    """From the process' start until the model is loaded."""
+    """Seconds from the start of the process until the model is loaded."""
     peak_mb: float
-    """Resident memory with model and one batch, MiB; a partition's features come on top."""
+    """Peak resident memory with the model and one batch, in MiB; features are added to it."""
     row_bytes: int
     """Bytes of one object in a partition: pixels, magnitudes, redshift."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What one worker does, and how sure that is."""
+    """Speed and memory of one worker, and how reliable these numbers are."""
 
     rows_per_second: float
-    """Through the model on one vCPU."""
+    """Rows per second through the model on one vCPU."""
     scaling: float
-    """Rows a second with twice the vCPUs over those with one: 1 to 2."""
+    """Factor on the rows per second if the vCPUs are doubled, from 1 to 2."""
     ready_seconds: float
-    """From a cold environment's start until the model is loaded."""
+    """Seconds from the start of a cold environment until the model is loaded."""
     rank_seconds: float
-    """A rank's own beginning and end beyond model and reading: first bytes, writing results."""
+    """Seconds of a rank beyond its model and its reading: first bytes, writing results."""
     base_mb: float
-    """Memory of a worker without its rows' features, MB."""
+    """Memory of a worker without its rows' features, in MB."""
     row_bytes: float
     """Bytes of one object in a partition."""
     variation: float
-    """Standard deviation of the logarithm of the workers' paces."""
+    """Standard deviation of the natural logarithm of the workers' speeds."""
     doubt: float
-    """Factor by which the pace may be off, either way, where the plan is carried out."""
+    """Factor by which the speed may be off in either direction where the plan is carried out."""
     network_mb_s: float = NETWORK_MB_S
-    """MB a second that a worker reads."""
+    """MB (10^6 bytes) per second that a worker reads."""
     ranks: int = 0
-    """Ranks it was measured on; 0: on this machine alone."""
+    """Number of ranks that it was measured on; 0: on this machine, without a run."""
     rows: int = 0
-    """Rows of all these ranks."""
+    """Number of rows of all these ranks."""
     source: str = ""
+    """What was measured, in words."""
     measured: str = ""
-    """When, ISO."""
+    """Time of the measurement, ISO 8601."""
 
     def __post_init__(self) -> None:
         for name in ("rows_per_second", "base_mb", "row_bytes", "network_mb_s", "doubt"):
@@ -88,15 +95,16 @@ class Calibration:
             raise BadInputError(f"scaling of a calibration must be from 1 to 2, not {self.scaling}")
 
     def rate(self, memory_mb: float) -> float:
-        """Rows a second of a function with so much memory; below one vCPU its share of one."""
+        """Rows per second of a function with this memory; below one vCPU, in proportion to its
+        share of one."""
         cpus = vcpus(memory_mb)
         if cpus <= 1:
             return self.rows_per_second * cpus
-        # Each doubling of the vCPUs gives the same factor.
+        # Each doubling of the vCPUs multiplies the speed by the same factor.
         return float(self.rows_per_second * cpus ** math.log2(self.scaling))
 
     def worker_mb(self, rows: float) -> float:
-        """Peak memory of a worker with so many rows, MB."""
+        """Peak memory of a worker with this number of rows, in MB."""
         return self.base_mb + rows * FEATURE_BYTES / 2**20
 
     def to_json(self) -> dict[str, object]:
@@ -104,7 +112,7 @@ class Calibration:
         return asdict(self)
 
     def save(self, path: str | Path) -> None:
-        """Write it to a file for `perseid.plan`; raises `BadInputError` if that fails."""
+        """Write the calibration to a file for `perseid.plan`; `BadInputError` if that fails."""
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,24 +124,27 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """From a file that ``perseid calibrate --out`` wrote; raises `BadInputError`."""
+        """Read a file of ``perseid calibrate --out``; raises `BadInputError` if it is wrong."""
         plain = read_object(path, "the calibration")
         known = {field.name for field in fields(cls)}
+        # Further keys are ignored: a newer version may have written them.
         given = {key: value for key, value in plain.items() if key in known}
         return from_plain(cls, given, f"the calibration {path}")
 
 
 def vcpus(memory_mb: float) -> float:
-    """vCPUs that Lambda gives with this memory."""
+    """Number of vCPUs that Lambda gives to a function with this memory."""
     return min(MOST_VCPUS, memory_mb / MB_A_VCPU)
 
 
 def from_paces(one: Sequence[Pace], two: Sequence[Pace]) -> Calibration:
-    """From timings of this machine with one thread (at least one) and with two (or none).
+    """Calibrate from timings on this machine with one thread and, if any, with two threads.
 
-    How the pace grows with threads is from the best of each: others may use the machine, too.
+    The gain from a second thread compares the best timing of each, since other programs may use the
+    machine at the same time.
     """
     rates = [pace.rows_per_second for pace in one]
+    # 1.8: what the second thread gives if it was not measured.
     scaling = 1.8 if not two else max(pace.rows_per_second for pace in two) / max(rates)
     return Calibration(
         rows_per_second=median(rates),
@@ -150,21 +161,21 @@ def from_paces(one: Sequence[Pace], two: Sequence[Pace]) -> Calibration:
 
 
 def from_runs(runs: Sequence[MeasuredRun], memory_mb: float | None = None) -> Calibration:
-    """From the rank records and REPORT lines of small runs.
+    """Calibrate from the rank records and REPORT lines of small runs.
 
     Parameters
     ----------
     runs
-        Of any engine, or records of the existing system. Two memory sizes tell how the pace grows
-        with it.
+        Runs of any engine, or records of the existing system. Runs with two memory sizes show how
+        the speed grows with the memory.
     memory_mb
-        What the workers were configured with, where no REPORT says so.
+        Memory that the workers were configured with, in MB; needed if no REPORT line says it.
 
     Raises
     ------
     BadInputError
-        No run has the record of a rank with at least 40 rows, or nothing says what memory
-        (and so what share of a processor) its workers had.
+        No run has the record of a rank with at least 40 rows, or nothing says how much memory
+        (and so which share of a processor) its workers had.
     """
     found = [pace for run in runs for pace in _paces(run, memory_mb)]
     paces = [(cpus, rate) for cpus, rate, _ in found]
@@ -205,7 +216,7 @@ def _paces(run: MeasuredRun, memory_mb: float | None) -> list[tuple[float, float
 
 
 def _cpus(run: MeasuredRun, memory_mb: float | None) -> float:
-    """The processors that a worker of this run had."""
+    """Number of vCPUs, or of threads on our own machine, that a worker of this run had."""
     if run.folder is not None and not _on_aws(run):
         return float(run.folder.manifest.settings.options.threads or 1)
     configured = memory_mb or max((r.memory_mb for r in run.reports), default=None)
@@ -218,18 +229,21 @@ def _cpus(run: MeasuredRun, memory_mb: float | None) -> float:
 
 
 def _on_aws(run: MeasuredRun) -> bool:
+    # Records without a folder are those of the existing system, which runs on AWS only.
     return run.folder is None or run.folder.engine.on_aws
 
 
 def _scaling(paces: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """How the pace grows with the vCPUs, and that of one; by least squares of the logarithms."""
+    """Factor per doubling of the vCPUs, and speed of one vCPU; by least squares of logarithms."""
     xs = [math.log2(cpus) for cpus, _ in paces]
     ys = [math.log2(rate) for _, rate in paces]
     mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
     spread = sum((x - mean_x) ** 2 for x in xs)
-    slope = 0.85  # where all had the same memory: 1.8 times with twice the vCPUs
+    # If all had the same memory, nothing shows the slope: assume 1.8 times with twice the vCPUs.
+    slope = 0.85
     if spread > 1e-9:
         slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread
+    # Noise of two memory sizes can give an impossible slope.
     scaling = min(2.0, max(1.0, 2.0**slope))
     return scaling, median(rate / _speed(cpus, scaling) for cpus, rate in paces)
 
@@ -239,7 +253,7 @@ def _speed(cpus: float, scaling: float) -> float:
 
 
 def _ready(runs: Sequence[MeasuredRun]) -> list[float]:
-    """Cold starts: the environment's init, and the loading of the model where that is apart."""
+    """Seconds of a cold start: the longer of the environment's init and the record's own init."""
     records = [record for run in runs for record in run.records]
     loads = [r.stages["init"] for r in records if r.cold and "init" in r.stages]
     inits = [r.init_ms / 1e3 for run in runs for r in run.reports if r.init_ms is not None]
@@ -247,14 +261,14 @@ def _ready(runs: Sequence[MeasuredRun]) -> list[float]:
 
 
 def _own(records: Sequence[RankMeasures]) -> list[float]:
-    """Seconds of each rank beside its init, its fetching and its inference."""
+    """Seconds of each rank beyond its init, its fetching and its inference."""
     found = []
     for stages in (record.stages for record in records):
         if "total" in stages:
             init, inference, fetch = (
                 stages.get(name, 0.0) for name in ("init", "inference", "fetch")
             )
-            # Fetching goes on beside inference: the longer of them counts, not the sum.
+            # Fetching overlaps with inference: the longer of the two counts, not their sum.
             found.append(max(0.0, stages["total"] - init - max(inference, fetch)))
     return found
 
@@ -262,6 +276,8 @@ def _own(records: Sequence[RankMeasures]) -> list[float]:
 def _base(runs: Sequence[MeasuredRun]) -> float:
     rows = [float(record.rows) for run in runs for record in run.records]
     peak = max((r.max_memory_mb for run in runs for r in run.reports), default=0.0)
+    # A worker has at least the interpreter and the model; without any REPORT line, 256 MB are
+    # assumed.
     return max(64.0, peak - max(rows, default=0.0) * FEATURE_BYTES / 2**20) if peak else 256.0
 
 
@@ -276,7 +292,7 @@ def _row_bytes(runs: Sequence[MeasuredRun]) -> float:
 
 
 def _network(records: Sequence[RankMeasures]) -> float:
-    """Median MB/s at which the ranks fetched their partitions."""
+    """Median speed at which the ranks fetched their partitions, in MB (10^6 bytes) per second."""
     speeds = [
         sum(part.bytes or 0.0 for part in record.partitions) / 1e6 / record.stages["fetch"]
         for record in records
@@ -291,6 +307,7 @@ def _median_of(values: Sequence[float], default: float) -> float:
 
 def _variation(values: Sequence[float]) -> float:
     logs = [math.log(value) for value in values if value > 0]
+    # One rank alone shows no variation: 10 % are assumed.
     return stdev(logs) if len(logs) > 1 else 0.1
 
 

@@ -1,8 +1,8 @@
-"""What a run costs, as billed, one line a service; and the course reports' variant beside it.
+"""What a run costs, as billed, one line per service, and the variant of the course reports.
 
 As billed: *configured* memory x *billed* duration, plus requests, transitions, storage, Fargate,
-IPv4 and logs. For a local run the same lines say what the same invocations would have cost on
-AWS: the durations are this machine's.
+IPv4 and logs. For a local run, the same lines say what the same invocations would have cost on AWS
+if they had taken as long as on this machine.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from perseid.measure.prices import COURSE_GB_SECOND, Prices
 from perseid.measure.report_line import Report
 
 MB_PER_GB = 1024.0
-"""Lambda's GB: 10,240 MB are billed as 10 GB."""
+"""MB in a GB as Lambda bills it: 10,240 MB are 10 GB."""
 BYTES_PER_GB = 2.0**30
 SECONDS_PER_MONTH = 30 * 86400.0
 FREE_TMP_MB = 512.0
+"""MB of /tmp that Lambda does not bill."""
 FARGATE_MINIMUM_SECONDS = 60.0
+"""Shortest time that Fargate bills for a task."""
 TRANSITIONS_OUTSIDE_MAP = 3
-"""Initialize, the map state itself, summarize."""
+"""State transitions besides those of the ranks: initialize, the map state itself, summarize."""
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """The rendezvous server's task on Fargate while the run lasted."""
+    """The Fargate task of the rendezvous server for the duration of a run."""
 
     seconds: float
     vcpu: float = 0.25
@@ -39,35 +41,35 @@ class Usage:
     """What a run used, in the units that are billed."""
 
     reports: Sequence[Report] = ()
-    """One an invocation, failed attempts included: they are billed too."""
+    """REPORT of each worker invocation, including failed attempts, which are billed, too."""
     other_reports: Sequence[Report] = ()
-    """Of the functions around the workers: initialize, summarize."""
+    """REPORTs of the functions around the workers: initialize and summarize."""
     architecture: str = "x86"
     tmp_mb: float = FREE_TMP_MB
-    """Configured /tmp a function, MB."""
+    """Configured size of /tmp of a worker, in MB."""
     other_tmp_gb_seconds: float = 0.0
-    """/tmp above 512 MB of the functions around the workers."""
+    """GB-seconds of /tmp above 512 MB of the functions around the workers."""
     failed_init_ms: float = 0.0
-    """Of workers' environments that did not come to start: billed, and in no REPORT."""
+    """Init time of workers' environments that failed to start, in ms: billed, but in no REPORT."""
     transitions: int = 0
-    """State transitions of standard workflows (`map_transitions`), those of `refused` too."""
+    """State transitions of standard workflows (`map_transitions`), including `refused`."""
     refused: int = 0
-    """Transitions by which calls were repeated that Lambda had refused."""
+    """State transitions that repeated calls which Lambda had refused."""
     express_requests: int = 0
     express_gb_seconds: float = 0.0
     s3_gets: int = 0
     s3_puts: int = 0
-    """PUT and LIST requests."""
+    """Number of PUT and LIST requests."""
     stored_bytes: float = 0.0
-    """Partitions and results that lie in the store."""
+    """Bytes of the partitions and results in the store."""
     stored_seconds: float = 0.0
-    """How long they are charged to this run: its own duration."""
+    """Seconds of storage that are charged to this run: its own duration."""
     log_bytes: float = 0.0
     rendezvous: Rendezvous | None = None
     core_seconds: float = 0.0
-    """Of machines that are not billed by AWS: cores x time of all attempts, starts included."""
+    """Cores x seconds of all attempts, starts included, on machines that AWS does not bill."""
     public_bytes: float = 0.0
-    """Sent from one public address to another: between ranks, and through the relay."""
+    """Bytes sent from one public address to another: between ranks, and through the relay."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,13 @@ class Cost:
 
     lines: tuple[CostLine, ...]
     memory_used_variant: float
-    """USD: requests x duration x memory USED x 0.00001667, as the course tables have it. Not what
-    AWS bills."""
+    """USD according to the course tables: requests x duration x memory USED x 0.00001667. AWS does
+    not bill this."""
     prices: Prices = field(default_factory=Prices, repr=False)
 
     @property
     def total(self) -> float:
-        """USD as billed, all lines."""
+        """Sum of all lines, in USD."""
         return sum(line.usd for line in self.lines)
 
     def to_json(self) -> dict[str, object]:
@@ -107,9 +109,10 @@ class Cost:
 
 
 def cost(usage: Usage, prices: Prices | None = None) -> Cost:
-    """The bill for some usage; lines that would be zero stay, so that every bill has the same.
+    """Compute the bill for some usage.
 
-    Raises `BadInputError` for an unknown architecture.
+    Most lines are kept if they are zero, so that bills can be compared line by line. Raises
+    `BadInputError` for an unknown architecture.
     """
     prices = prices or Prices()
     lines = (
@@ -124,26 +127,26 @@ def cost(usage: Usage, prices: Prices | None = None) -> Cost:
 
 
 def memory_used_cost(reports: Iterable[Report]) -> float:
-    """The course tables' figure: sum of duration (s) x max memory used (GB) x 0.00001667 USD."""
+    """USD as in the course tables: the sum of duration (s) x max memory used (GB) x 0.00001667."""
     gb_seconds = sum(r.duration_ms / 1e3 * r.max_memory_mb / MB_PER_GB for r in reports)
     return gb_seconds * COURSE_GB_SECOND
 
 
 def map_transitions(invocations: int, ranks: int) -> int:
-    """State transitions of Initialize, a Distributed Map of one state a child, Summarize.
+    """State transitions of initialize, a Distributed Map with one state per child, and summarize.
 
-    Each retry enters its state again and counts as one more.
+    Each retry enters its state again and counts as another transition.
     """
     return TRANSITIONS_OUTSIDE_MAP + max(invocations, ranks)
 
 
 def billed_gb_seconds(reports: Iterable[Report]) -> float:
-    """Configured GB x billed seconds."""
+    """Configured memory in GB x billed seconds, over all invocations."""
     return sum(r.memory_mb / MB_PER_GB * r.billed_ms / 1e3 for r in reports)
 
 
 def tmp_gb_seconds(tmp_mb: float, seconds: float) -> float:
-    """What is billed of /tmp: what is configured above 512 MB, GB x seconds."""
+    """GB-seconds of /tmp that are billed: configured size above 512 MB x seconds."""
     return max(0.0, tmp_mb - FREE_TMP_MB) / MB_PER_GB * seconds
 
 
@@ -162,6 +165,7 @@ def _lambda_lines(usage: Usage, prices: Prices) -> list[CostLine]:
         spent = billed_gb_seconds(usage.other_reports)
         around = [_line("Lambda initialize and summarize", spent, "GB-s", price, arch)]
     if usage.failed_init_ms:
+        # INIT_REPORT does not say the memory: all workers have the same.
         memory = max((report.memory_mb for report in usage.reports), default=0.0) / MB_PER_GB
         lost, why = memory * usage.failed_init_ms / 1e3, "environments that did not start"
         around.append(_line("Lambda failed inits", lost, "GB-s", price, why))
@@ -202,18 +206,18 @@ def _storage_lines(usage: Usage, prices: Prices) -> list[CostLine]:
 
 
 def _traffic_lines(sent: float, prices: Prices) -> list[CostLine]:
-    """Billed where it leaves and where it arrives, within a region, too."""
+    """The line for traffic between public addresses; none if nothing was sent."""
     if not sent:
         return []
     why = "estimated; out and in"
-    # Public addresses are billed in both directions, even within one region.
+    # Billed where it leaves and where it arrives, even within one region.
     gigabytes = 2 * sent / BYTES_PER_GB
     return [_line("Public addresses", gigabytes, "GB", prices.public_transfer_gb.usd, why)]
 
 
 def _server_lines(task: Rendezvous | None, prices: Prices) -> list[CostLine]:
     task = task or Rendezvous(0.0)
-    # Fargate bills at least a minute a task.
+    # Fargate bills at least a minute per task.
     billed = max(task.seconds, FARGATE_MINIMUM_SECONDS) if task.seconds > 0 else 0.0
     hours = billed / 3600
     size = f"rendezvous, {task.vcpu:g} vCPU, {task.memory_gb:g} GB" if hours else "no rendezvous"

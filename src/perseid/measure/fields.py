@@ -1,7 +1,7 @@
-"""Values of JSON objects of other programs, each of the type that it should have.
+"""Reads values of the expected type from JSON objects that other programs wrote.
 
-Records of scripts, files of other versions and exports of other tools may hold anything under any
-key. A value of the wrong type counts as one that is not there.
+Records of scripts, files of other versions and exports of other tools may have anything under any
+key. A value of the wrong type counts as missing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 
 class Fields:
-    """The keys of a JSON object; of anything else, no keys at all.
+    """The keys of a JSON object; any other value counts as an object without keys.
 
     Examples
     --------
@@ -31,25 +31,25 @@ class Fields:
         return self._values.get(name) is not None
 
     def names(self) -> tuple[str, ...]:
-        """All keys, in their order."""
+        """All keys, in the order of the object."""
         return tuple(self._values)
 
     def number(self, name: str) -> float | None:
-        """A finite number, also one that was written as text; otherwise None."""
+        """A finite number, which may be written as text; otherwise None."""
         return as_number(self._values.get(name))
 
     def count(self, name: str) -> int | None:
-        """A whole number of at least 0, rounded where it was written with a fraction."""
+        """A whole number of at least 0, rounded if written with a fraction; otherwise None."""
         value = self.number(name)
         return round(value) if value is not None and value >= 0 else None
 
     def text(self, name: str) -> str | None:
-        """A text that is not empty; otherwise None."""
+        """A text, if it is not empty; otherwise None."""
         value = self._values.get(name)
         return value if isinstance(value, str) and value else None
 
     def flag(self, name: str) -> bool:
-        """Whether the value is true."""
+        """Whether the value is the JSON value true."""
         return self._values.get(name) is True
 
     def json(self, name: str) -> str:
@@ -57,7 +57,7 @@ class Fields:
         return json.dumps(self._values.get(name))
 
     def inner(self, name: str) -> Fields:
-        """An object inside this one."""
+        """An object inside this one; without keys if there is none."""
         return Fields(self._values.get(name))
 
     def items(self, name: str) -> list[object]:
@@ -66,11 +66,11 @@ class Fields:
         return list(value) if isinstance(value, (list, tuple)) else []
 
     def rows(self, name: str) -> list[Fields]:
-        """The objects of a list inside this object."""
+        """The objects in a list inside this object; other values are left out."""
         return [Fields(item) for item in self.items(name) if isinstance(item, Mapping)]
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """The texts of a list inside this object, or the one text in place of a list."""
+        """The texts in a list inside this object, or a single text in place of the list."""
         value = self._values.get(name)
         if isinstance(value, str):
             return (value,)
@@ -78,7 +78,8 @@ class Fields:
 
 
 def as_number(value: object) -> float | None:
-    """A finite number, also one that was written as text; otherwise None."""
+    """A finite number, which may be written as text; otherwise None."""
+    # bool is an int in Python, but true is not a number in JSON.
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The grid of a sweep: which runs it has, and the result path of each."""
+"""The grid of a sweep: its runs, and the result path of each."""
 
 from __future__ import annotations
 
@@ -9,27 +9,32 @@ from perseid.errors import BadInputError
 from perseid.measure.measured_run import size_mb
 
 DEFAULT_BATCH = 512
+"""Batch size of the published runs, which their paths do not name."""
 WHOLE = "all"
-"""Data size that means the whole survey."""
+"""Data size that stands for the whole survey."""
 
 
 @dataclass(frozen=True)
 class GridCell:
-    """One point of a sweep's grid: the settings of one run."""
+    """One cell of a sweep's grid: the settings of one run."""
 
     partition: str
-    """Size, e.g. ``25MB``."""
+    """Partition size, e.g. ``25MB``."""
     data: str
-    """Size, e.g. ``1GB``, or ``all``."""
+    """Data size, e.g. ``1GB``, or ``all``."""
     batch_size: int
     world_size: int | None
-    """None: one rank a partition."""
+    """Number of ranks; None: one rank per partition."""
     repetition: int
+    """Number of the repetition, from 1."""
 
     @property
     def path(self) -> str:
-        """``result-partition-25MB/1GB/1``, the published scheme; what differs from its defaults
-        (batch 512, one rank a partition) stands between data size and repetition."""
+        """Result path in the published scheme: ``result-partition-25MB/1GB/1``.
+
+        Settings other than its defaults (batch size 512, one rank per partition) stand between the
+        data size and the repetition.
+        """
         parts = [f"result-partition-{self.partition}", self.data]
         if self.batch_size != DEFAULT_BATCH:
             parts.append(f"batch-{self.batch_size}")
@@ -39,7 +44,7 @@ class GridCell:
 
     @property
     def files(self) -> int | None:
-        """Partitions it takes: ceil(data / partition), the published rule; None for all."""
+        """Number of partitions, by the published rule ceil(data / partition); None for all."""
         data, partition = size_mb(self.data), size_mb(self.partition)
         return None if data is None or not partition else -int(-data // partition)
 
@@ -51,7 +56,7 @@ def grid(
     worlds: Sequence[int | None],
     repeat: int,
 ) -> list[GridCell]:
-    """Every cell, repetitions outermost: what drifts in time does not fall on one cell.
+    """All cells, repetitions outermost, so that a drift in time does not affect one cell only.
 
     Raises `BadInputError` if a size cannot be parsed, a number is below 1, or a value is repeated.
     """
@@ -68,6 +73,7 @@ def grid(
         for b in batches
         for w in worlds
     ]
+    # The second run would find the objects of the first under its prefix.
     if len({cell.path for cell in cells}) != len(cells):
         raise BadInputError(
             "a value of the grid is given twice: its runs would have one result path"

@@ -1,4 +1,4 @@
-"""A run as the tables see it, wherever it was measured: one type, each number with its meaning."""
+"""A measured run, wherever it was measured: one type, in which each number has its meaning."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ T = TypeVar("T", bound=Hashable)
 
 MIB = 2.0**20
 GRID_TOTAL_GB = 12.6
-"""What ``total`` means in a published ``result-partition-…/total/…`` path."""
+"""Size in GB that ``total`` stands for in a published ``result-partition-…/total/…`` path."""
 PERCENTILES = (50, 90, 99, 100)
+# Partition size, data size, anything between, repetition ("3" or "run 3").
 _PLACE = re.compile(r"result-partition-([^/]+)/([^/]+)/((?:[^/]+/)*?)(?:run )?([^/]+?)/?$")
 _SIZE = re.compile(r"^([0-9.]+)\s*(KB|MB|GB|TB)$", re.IGNORECASE)
 _UNITS = {"KB": 1 / 1024, "MB": 1.0, "GB": 1024.0, "TB": 1024.0**2}
@@ -29,19 +30,21 @@ _BATCH = re.compile(r"(?:^|/)(?:Batches/|batch-)(\d+)(?:/|$)")
 
 @dataclass(frozen=True)
 class ResultPath:
-    """What a published result path says: partition size / data size / … / repetition."""
+    """Parts of a published result path: partition size / data size / … / repetition."""
 
     partition: str
-    """E.g. ``25MB``."""
+    """Partition size, e.g. ``25MB``."""
     data: str
-    """E.g. ``1GB``; ``total`` is 12.6 GB; ``total100GB`` re-uses its files up to 100 GB."""
+    """Data size, e.g. ``1GB``; ``total`` is 12.6 GB; ``total100GB`` uses these files repeatedly, up
+    to 100 GB."""
     repetition: str
+    """Name of the repetition, usually a number."""
     variant: str = ""
-    """What stands between data size and repetition, e.g. ``Batches/32``."""
+    """Part between data size and repetition, e.g. ``Batches/32``; empty for a plain run."""
 
     @classmethod
     def of(cls, path: str) -> ResultPath | None:
-        """The last such place in a path, or None."""
+        """Find the last such parts in a path; None if it has none."""
         match = _PLACE.search(path.rstrip("/"))
         if match is None:
             return None
@@ -49,7 +52,7 @@ class ResultPath:
 
     @property
     def batch_size(self) -> int | None:
-        """Of a sweep over batch sizes; None for a plain run."""
+        """Batch size in a sweep over batch sizes; None for any other run."""
         match = _BATCH.search(self.variant)
         return int(match[1]) if match else None
 
@@ -60,7 +63,7 @@ class ResultPath:
 
     @property
     def data_gb(self) -> float | None:
-        """Size of the data, GB of 1024 MB."""
+        """Size of the data, in GB of 1,024 MB; None if the path does not say it."""
         if self.data == "total":
             return GRID_TOTAL_GB
         size = size_mb(self.data.removeprefix("total"))
@@ -68,20 +71,21 @@ class ResultPath:
 
     @property
     def workers(self) -> int | None:
-        """The published rule: ceil(GB x 1024 / MB), one worker per partition.
+        """Number of workers by the published rule, one per partition: ceil(GB x 1024 / MB).
 
         None if the data size is not a size, or if files were used more than once.
         """
         gb, mb = self.data_gb, size_mb(self.partition)
         if gb is None or not mb or (self.data != "total" and self.data.startswith("total")):
             return None
+        # Rounded first, so that an error in the last binary digit does not add a worker.
         return math.ceil(round(gb * 1024 / mb, 6))
 
     @property
     def fewest_workers(self) -> int | None:
-        """Partitions in the same data where a GB is counted as 1000 MB, as some runs did.
+        """Number of workers if a GB is counted as 1,000 MB, as some runs did.
 
-        The whole survey has one number of files, whatever a GB is.
+        The whole survey has the same number of files, however a GB is counted.
         """
         gb, mb, most = self.data_gb, size_mb(self.partition), self.workers
         if most is None or gb is None or not mb or self.is_whole_survey:
@@ -91,92 +95,94 @@ class ResultPath:
 
 @dataclass(frozen=True)
 class Span:
-    """A duration and what it is the duration of."""
+    """A duration, and what it is the duration of."""
 
     seconds: float
     what: str
+    """What was timed, in words."""
 
 
 @dataclass(frozen=True)
 class ModelTime:
-    """What one rank spent in the model, and on how much."""
+    """Time that one rank spent in the model, and on how much data."""
 
     seconds: float
     bits: float
-    """Of images and magnitudes."""
+    """Bits of images and magnitudes."""
 
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """What was measured of one run."""
+    """Everything that was measured of one run."""
 
     name: str
-    """Where it was read."""
+    """Folder, URL or file that the run was read from."""
     partition: str | None = None
     """Partition size, e.g. ``25MB``."""
     data: str | None = None
     """Data size, e.g. ``1GB``."""
     batch_size: int | None = None
     expected: int | None = None
-    """Ranks that should have left a result; None if nothing says."""
+    """Number of ranks that should have left a result; None if unknown."""
     expected_from: str = ""
-    """What says so."""
+    """Source of `expected`, in words."""
     received: int = 0
-    """Ranks that left a result."""
+    """Number of ranks that left a result."""
     complete: bool | None = None
-    """As the run says itself; None if it does not, and `expected` is not known."""
+    """Whether the run itself says that it is complete; None if it says nothing."""
     missing: tuple[int, ...] = ()
+    """Ranks that left no result, as far as known."""
     rows: int | None = None
     whole: Span | None = None
-    """The whole execution."""
+    """Duration of the whole execution."""
     map: Span | None = None
-    """All workers: first start to last end."""
+    """Duration of all workers, from the first start to the last end."""
     durations: tuple[float, ...] = ()
-    """Seconds of every worker, as `duration_of` defines them; none left out."""
+    """Seconds of every worker, as `duration_of` defines them; none is left out."""
     duration_of: str = "REPORT Duration"
-    """What `durations` are."""
+    """Definition of `durations`, in words."""
     model: tuple[ModelTime, ...] = ()
-    """One a rank that left a record."""
+    """Model time of each rank that left a record."""
     reports: tuple[Report, ...] = ()
-    """All invocations, failed ones and retries included."""
+    """REPORTs of all invocations, including failed ones and retries."""
     unreported: int = 0
-    """Invocations that started and have no REPORT line."""
+    """Number of invocations that started and have no REPORT line."""
     usage: Usage | None = None
-    """What is billed; None if no REPORT says what was configured."""
+    """Billed usage; None if no REPORT says what was configured."""
     function: str = ""
-    """Which function the workers are, where the source says."""
+    """Kind of function that the workers are; empty if the source does not say it."""
     bits: float | None = None
-    """All bits of images and magnitudes that were read."""
+    """Bits of all images and magnitudes that were read."""
     notes: tuple[str, ...] = ()
     records: tuple[RankMeasures, ...] = ()
-    """What the ranks wrote, in rank order."""
+    """Records that the ranks wrote, in rank order."""
     folder: RunFolder | None = None
-    """Of a run of perseid: what else its pages are made from."""
+    """Further objects of a run of perseid, for its pages; None for other runs."""
     execution: Execution | None = None
-    """Of the state machine, where its history is at hand."""
+    """Execution of the state machine; None if its history is not given."""
 
     @property
     def transport(self) -> str | None:
-        """Transports of the ranks' statistics; None if the source does not say."""
+        """Transports of the ranks' statistics; None if the source does not say it."""
         found = {record.transport for record in self.records if record.transport}
         return ", ".join(sorted(found)) or None
 
     @property
     def collectives_seconds(self) -> float | None:
-        """Of the slowest rank; None without a collective merge, or if the source does not say."""
+        """Seconds of the slowest rank in collectives; None without a collective merge."""
         times = (record.stages.get("collectives", 0.0) for record in self.records)
         return max(times, default=0.0) or None
 
     @property
     def is_complete(self) -> bool | None:
-        """All expected ranks left a result, as far as can be known."""
+        """Whether all expected ranks left a result; None if that is unknown."""
         if self.complete is not None:
             return self.complete
         return None if self.expected is None else self.received >= self.expected
 
     @property
     def duration(self) -> Span | None:
-        """The longest-reaching time that is known: whole run, map, else the slowest worker."""
+        """The most complete duration that is known: whole run, map, or slowest worker."""
         if self.whole is not None:
             return self.whole
         if self.map is not None:
@@ -187,19 +193,19 @@ class MeasuredRun:
 
     @property
     def core_hours(self) -> float | None:
-        """Cores x hours of all attempts; None if the source does not say, as of AWS."""
+        """Cores x hours of all attempts; None if unknown, as for runs on AWS."""
         return (self.usage.core_seconds / 3600 or None) if self.usage else None
 
     @property
     def max_memory_mb(self) -> float | None:
-        """Highest `Max Memory Used` of all invocations, MB."""
+        """Highest `Max Memory Used` of all invocations, in MB; None without REPORT lines."""
         return max((r.max_memory_mb for r in self.reports), default=None)
 
     def throughput(self) -> dict[str, float]:
-        """Gb/s under each of the three meanings, where they can be computed.
+        """Throughput in Gb/s by each of three definitions, as far as they can be computed.
 
-        ``a``: sum over the ranks that left a record of bits / model time; ``b``: all bits / map
-        time; ``c``: all bits / whole execution.
+        ``a``: sum of bits / model time over the ranks that left a record; ``b``: all bits / time of
+        the map; ``c``: all bits / time of the whole execution.
         """
         found: dict[str, float] = {}
         each = [part.bits / part.seconds for part in self.model if part.seconds]
@@ -213,9 +219,9 @@ class MeasuredRun:
 
 
 def percentiles(values: Sequence[float]) -> tuple[float, float, float, float]:
-    """p50, p90, p99 and maximum of all values (none left out), linear between neighbors.
+    """p50, p90, p99 and maximum of all values, interpolated linearly; no value is left out.
 
-    NaN four times where there is no value.
+    All four are NaN if there is no value.
     """
     if not values:
         return (math.nan,) * 4
@@ -224,15 +230,16 @@ def percentiles(values: Sequence[float]) -> tuple[float, float, float, float]:
 
 
 def size_mb(label: str) -> float | None:
-    """MB of 2^20 bytes in a label such as ``25MB``, ``12.6GB``; None if it is not a size."""
+    """MB of 2^20 bytes in a label such as ``25MB`` or ``12.6GB``; None if it is not a size."""
     match = _SIZE.match(label.strip())
     return float(match[1]) * _UNITS[match[2].upper()] if match else None
 
 
 def size_label(size_bytes: float) -> str:
-    """``25MB``, ``1GB``, ``12.6GB``: MB of 2^20 bytes, three figures, below 10 two.
+    """Label of a size, such as ``25MB``, ``1GB``, ``12.6GB``, in MB of 2^20 bytes.
 
-    Rounded, so that a partition of 1,278 rows (24.995 MB) is called by its nominal size.
+    Rounded to three figures (two below 10), so that a partition of 1,278 rows (24.995 MB) gets its
+    nominal size.
     """
     for unit, size in (("GB", 1000 * MIB), ("MB", 0.95 * MIB), ("KB", 0.0)):
         if size_bytes >= size:
@@ -242,6 +249,6 @@ def size_label(size_bytes: float) -> str:
 
 
 def common(values: Iterable[T | None]) -> T | None:
-    """The one value that all have that have any; otherwise None."""
+    """The value that all agree on, ignoring None; None if they disagree or there is none."""
     distinct = {value for value in values if value is not None}
     return distinct.pop() if len(distinct) == 1 else None

@@ -1,7 +1,8 @@
-"""Every price that perseid knows, each with its date, region and source. No price lies elsewhere.
+"""All prices that perseid uses, each with its date, region and source; no other module has prices.
 
-Public list prices in USD without free tier, discount plans or taxes, first usage tier. Another
-region, date or contract: a JSON file (`load_prices`), e.g. ``{"lambda_gb_second_x86": 0.0000175}``.
+These are public list prices in USD of the first usage tier, without free tier, discounts or taxes.
+A JSON file gives those of another region, date or contract (`load_prices`), e.g.
+``{"lambda_gb_second_x86": 0.0000175}``.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from perseid.textfile import read_object
 
 REGION = "us-east-1"
 DATE = "2026-11-22"
-"""The date that the prices below are stated for. Those of Lambda compute and requests, Fargate,
-Step Functions and logs were compared with public statements of them; those of /tmp, S3 and
-public IPv4 addresses are as commonly published and were not compared again."""
+"""Date for which the prices below are stated. Those of Lambda compute and requests, Fargate, Step
+Functions and logs were compared with public statements of them; those of /tmp, S3 and public IPv4
+addresses are as commonly published and were not compared again."""
 
 ARCHITECTURES = ("x86", "arm")
 COURSE_GB_SECOND = 0.00001667
-"""The rounded x86 price of the published course tables (their "memory used" variant only)."""
+"""Rounded x86 price per GB-second of the published course tables, for their "memory used" variant
+only."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,13 @@ class Price:
     """One list price, with its source and date."""
 
     usd: float
-    """USD a unit."""
+    """USD per unit."""
     unit: str
-    """What one unit is."""
+    """The unit, in words."""
     source: str
-    """The public page that states it."""
+    """Public page that states the price."""
     date: str = DATE
-    """What it is stated for, ISO."""
+    """Date for which it is stated, ISO 8601."""
     region: str = REGION
 
 
@@ -49,7 +51,7 @@ _S3 = "aws.amazon.com/s3/pricing"
 
 @dataclass(frozen=True)
 class Prices:
-    """All prices; field by field replaceable."""
+    """All prices; each field can be replaced."""
 
     lambda_gb_second_x86: Price = Price(0.0000166667, "GB-second of configured memory", _LAMBDA)
     lambda_gb_second_arm: Price = Price(0.0000133334, "GB-second of configured memory", _LAMBDA)
@@ -104,15 +106,15 @@ class Prices:
 
 
 def load_prices(path: str | Path) -> Prices:
-    """The default prices with those of a JSON file in their place.
+    """Read a JSON file of prices, which replace those of the built-in list.
 
-    Each key is a field of `Prices`; each value a number (USD a unit) or an object with ``usd`` and
-    any of ``unit``, ``source``, ``date``, ``region``.
+    Each key is a field of `Prices`; each value is a number (USD per unit) or an object with ``usd``
+    and any of ``unit``, ``source``, ``date``, ``region``.
 
     Raises
     ------
     BadInputError
-        The file is missing or no JSON object, or a key or a value is not a price.
+        The file is missing or is not a JSON object, or a key or value in it is not a price.
     """
     values = read_object(path, "the prices")
     prices, known = Prices(), dict(Prices())
@@ -126,7 +128,7 @@ def load_prices(path: str | Path) -> Prices:
 
 
 def prices_of(given: Prices | str | Path | None) -> Prices:
-    """Prices as they are, from a file (see `load_prices`), or the built-in list for None."""
+    """Given prices, prices from a file (see `load_prices`), or the built-in list for None."""
     if given is None or isinstance(given, Prices):
         return given or Prices()
     return load_prices(given)
@@ -134,6 +136,7 @@ def prices_of(given: Prices | str | Path | None) -> Prices:
 
 def _override(price: Price, value: object, where: str) -> Price:
     changes = dict(value) if isinstance(value, Mapping) else {"usd": value}
+    # A price that was given must not appear with the source of the one that it replaces.
     changes = {"source": "given by the user"} | changes
     unknown = set(changes) - {field.name for field in fields(Price)}
     usd = as_number(changes.pop("usd", price.usd))

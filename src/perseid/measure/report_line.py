@@ -1,9 +1,9 @@
-"""The REPORT line that Lambda writes at the end of each invocation: read and written.
+"""Reads and writes the REPORT line with which Lambda ends the log of each invocation.
 
 The fields and their order are those of Lambda's own log (AWS Lambda developer guide, "Viewing
 CloudWatch logs for functions"): tab-separated, ``Init Duration`` on a cold start only, ``Restore
-Duration`` with SnapStart, ``Status`` and ``Error Type`` where the invocation did not succeed.
-Downloaded logs often have the tabs turned into spaces; both are read.
+Duration`` with SnapStart, ``Status`` and ``Error Type`` if the invocation did not succeed.
+Downloaded logs often have spaces in place of the tabs; both forms are read.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from perseid.measure.fields import Fields
 
 _REQUEST = re.compile(r"(?<![\w])REPORT\s+RequestId:\s*(\S+)")
 _NUMBER = r":\s*([0-9]+(?:\.[0-9]+)?)\s*"
+# The lookbehinds keep "Duration" from matching inside the names of the longer fields.
 _FIELDS = {
     "duration_ms": re.compile(r"(?<!Billed )(?<!Init )(?<!Restore )\bDuration" + _NUMBER + "ms"),
     "billed_ms": re.compile(r"\bBilled Duration" + _NUMBER + "ms"),
@@ -38,28 +39,28 @@ _ERROR = re.compile(r"\bError Type:\s*(\S+)")
 
 @dataclass(frozen=True)
 class Report:
-    """One invocation as Lambda reports and bills it."""
+    """One invocation, as Lambda reports and bills it."""
 
     request_id: str
-    """The invocation's id; a retry has another one."""
+    """Id of the invocation; a retry has another one."""
     duration_ms: float
-    """Time in the handler, ms; without init."""
+    """Time in the handler in ms, without init."""
     billed_ms: float
-    """What is billed, whole ms: handler, init (and restore, where that is billed) together."""
+    """Billed time in whole ms: handler, init and billed restore together."""
     memory_mb: float
-    """Configured memory, MB; this is what is billed, whatever was used."""
+    """Configured memory in MB; it is billed, however much is used."""
     max_memory_mb: float
-    """Peak memory used by the execution environment so far, MB."""
+    """Peak memory of the execution environment so far, in MB."""
     init_ms: float | None = None
-    """Init phase, ms; None on a warm start."""
+    """Time of the init phase in ms; None on a warm start."""
     restore_ms: float | None = None
-    """SnapStart's restore, ms; None without SnapStart or on a warm start."""
+    """Time of SnapStart's restore in ms; None without SnapStart or on a warm start."""
     billed_restore_ms: float | None = None
-    """The billed part of the restore, ms; already inside `billed_ms`."""
+    """Billed part of the restore in ms, which `billed_ms` includes."""
     status: str = "success"
-    """``success``, ``timeout``, ``error`` or ``failure``, as the log says."""
+    """``success``, ``timeout``, ``error`` or ``failure``, as in the log."""
     error_type: str | None = None
-    """E.g. ``Runtime.OutOfMemory``."""
+    """Error type, e.g. ``Runtime.OutOfMemory``; None if the log has none."""
 
     @property
     def cold(self) -> bool:
@@ -73,12 +74,12 @@ class Report:
 
 
 def find_reports(text: str) -> Iterator[Report]:
-    """Every whole REPORT in a text, in order; broken ones are left out.
+    """Find all complete REPORTs in a text, in order; incomplete ones are left out.
 
     Parameters
     ----------
     text
-        A log, one line or many; whatever stands before or after the REPORT does not matter.
+        A log of one or many lines, with anything before or after a REPORT.
     """
     for chunk in _chunks(text):
         report = _from_text(chunk)
@@ -91,16 +92,16 @@ def find_reports(text: str) -> Iterator[Report]:
 
 
 def failed_init_ms(text: str) -> float:
-    """Milliseconds of all failed inits that a log tells of (``INIT_REPORT``); billed, too.
+    """Milliseconds of all failed inits in a log (``INIT_REPORT``), which are billed, too.
 
-    Those that succeeded are part of the first invocation's REPORT.
+    An init that succeeded is part of the first invocation's REPORT.
     """
     told = (float(m[1]) for line in text.splitlines() if (m := _FAILED_INIT.search(line)))
     return sum(told) + sum(_failed_init_of_json(line) for line in text.splitlines())
 
 
 def _failed_init_of_json(line: str) -> float:
-    """Of a ``platform.initReport`` event: the same of functions that log in JSON."""
+    """Milliseconds of a failed init in a ``platform.initReport`` event, for logs in JSON."""
     start = line.find("{")
     if start < 0 or "platform.initReport" not in line:
         return 0.0
@@ -114,7 +115,7 @@ def _failed_init_of_json(line: str) -> float:
 
 
 def format_report(report: Report) -> str:
-    """The line as Lambda writes it: tab-separated with a tab at the end, no newline."""
+    """Write the line as Lambda does: tab-separated, with a tab at the end and no newline."""
     parts = [
         f"REPORT RequestId: {report.request_id}",
         f"Duration: {report.duration_ms:.2f} ms",
@@ -136,7 +137,7 @@ def format_report(report: Report) -> str:
 
 
 def _chunks(text: str) -> Iterator[str]:
-    """From each REPORT to the end of its line, or to the next REPORT in the same line."""
+    """Cut a text into one piece per REPORT, which ends with its line or at the next REPORT."""
     for line in text.splitlines():
         bounds = [*(match.start() for match in _REQUEST.finditer(line)), len(line)]
         for start, end in pairwise(bounds):
@@ -159,8 +160,9 @@ def _from_text(chunk: str) -> Report | None:
 
 
 def _from_json(line: str) -> Report | None:
-    """A ``platform.report`` event: the REPORT of functions that log in JSON."""
+    """The REPORT in a ``platform.report`` event, for functions that log in JSON."""
     start = line.find("{")
+    # Parsing every line of a log as JSON would be slow.
     if start < 0 or "platform.report" not in line:
         return None
     try:
@@ -170,7 +172,7 @@ def _from_json(line: str) -> Report | None:
 
 
 def report_of_event(event: Fields) -> Report | None:
-    """The report in a ``platform.report`` event; None if it lacks what every report has."""
+    """The report in a ``platform.report`` event; None if it lacks a required field."""
     record = event.inner("record")
     metrics = record.inner("metrics")
     request = record.text("requestId")

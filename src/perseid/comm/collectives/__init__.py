@@ -1,1 +1,1 @@
-"""The algorithms, one file a collective; they see calls and ports, never a socket."""
+"""The algorithms of the collectives, one module each; they use calls and ports, never a socket."""

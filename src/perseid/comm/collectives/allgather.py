@@ -8,26 +8,27 @@ from perseid.comm.group import Call
 from perseid.comm.objects import Blob, bundle, unbundle
 
 LARGE_BYTES = 64 * 1024
-"""Size of one rank's part from which the ring is used: it sends each byte once per neighbor."""
+"""Size of one rank's part, in bytes, from which on the ring is used: each rank then sends to one
+neighbor only, without bundling what it passes on."""
 
 
 def blobs(call: Call, mine: Blob) -> list[Blob]:
-    """Every rank's payload in rank order, on every rank, in log2(size) rounds (Bruck, 1997)."""
+    """All ranks' payloads in rank order, on every rank, in log2(size) rounds (Bruck, 1997)."""
     rank, size = call.rank, call.size
     jumps = [1 << k for k in range((size - 1).bit_length())]
     call.need({(rank + sign * jump) % size for jump in jumps for sign in (1, -1)})
     held = [mine]
     for step, jump in enumerate(jumps):
-        # The last round of a size that is not a power of two passes on only what is still missing.
+        # If the size is not a power of two, the last round sends only what the peer still lacks.
         part = held[: min(jump, size - jump)]
         came = call.exchange_blob((rank - jump) % size, bundle(part), (rank + jump) % size, step)
         held.extend(unbundle(came.flat()))
-    # What is held begins with this rank's own: turned back into rank order.
+    # The list begins with this rank's own payload: rotate it into rank order.
     return [held[(other - rank) % size] for other in range(size)]
 
 
 def ring(call: Call, parts: Sequence[memoryview], steps: int = 0) -> None:
-    """Every rank's part in place on every rank: each passes on what it received last."""
+    """Fill in the parts of all ranks: in each step, every rank passes on the part it got last."""
     rank, size = call.rank, call.size
     if size == 1:
         return

@@ -1,7 +1,7 @@
 """Allreduce: recursive doubling for small values, reduce-scatter and allgather for large arrays.
 
-Each algorithm gives the same bits on all ranks and in each repetition: every partial result is
-either made once and sent on, or made of the same two operands in the same order on both sides.
+Each algorithm gives the same bits on all ranks and in every repetition: a partial result is either
+computed once and sent on, or computed from the same two operands in the same order on both sides.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from perseid.comm.ports import Port, array_bytes
 
 T = TypeVar("T")
 LARGE_BYTES = 64 * 1024
-"""From here on the work of reducing is divided among the ranks."""
+"""Size of an array, in bytes, from which on the work of reducing is divided among the ranks."""
 STRAIGHT_RANKS = 32
-"""Up to this number of ranks that share cores, all send their value straight to rank 0: it adds
-them without sleeping in between, and no rank is woken only to pass a value on."""
+"""Up to this number of ranks that share cores, all ranks send their value directly to rank 0. It
+adds the values without sleeping in between, and no rank is woken only to pass a value on."""
 _LAST = 1 << 20
-"""Step of the message that carries the result."""
+"""Step number of the message that carries the result; no round of an algorithm is that large."""
 
 
 class Fold(NamedTuple):
@@ -35,40 +35,41 @@ class Fold(NamedTuple):
     """Number of pairs that act as one rank each."""
 
     def actor(self, rank: int) -> int:
-        """The number of a rank among the acting ones; of a pair the even rank acts."""
+        """The number of a rank among the acting ranks; the even rank of a pair acts for both."""
         return rank // 2 if rank < 2 * self.extra else rank - self.extra
 
     def rank(self, actor: int) -> int:
-        """The rank that has a number among the acting ones."""
+        """The rank with this number among the acting ranks."""
         return 2 * actor if actor < self.extra else actor + self.extra
 
     def passive(self, rank: int) -> bool:
-        """Whether another acts for this rank."""
+        """Whether another rank acts for this one."""
         return rank < 2 * self.extra and bool(rank & 1)
 
 
 def fold(size: int) -> Fold:
-    """The largest power of two that fits."""
+    """Map ``size`` ranks to the largest power of two that is not above it."""
     core = 1 << (size.bit_length() - 1)
     return Fold(core, size - core)
 
 
 class RecursiveDoublingPlan(NamedTuple):
-    """One rank's part in recursive doubling."""
+    """What one rank does in recursive doubling."""
 
     passive: bool
     """Whether the previous rank acts for this one."""
     folded: bool
     """Whether this rank acts for the next one."""
     rounds: tuple[tuple[int, int, bool], ...]
-    """Partner, step, and whether the partner's ranks are the lower ones."""
+    """For each round: the partner, the step, and whether the partner stands for lower ranks."""
     peers: tuple[int, ...]
-    """All ranks that it exchanges messages with."""
+    """All ranks that this one exchanges messages with."""
 
 
+# Cached, since small allreduces are called thousands of times with the same arguments.
 @functools.lru_cache(maxsize=4096)
 def plan(rank: int, size: int) -> RecursiveDoublingPlan:
-    """What a rank does in a world of any size."""
+    """What a rank does in recursive doubling among ``size`` ranks, any number."""
     shape = fold(size)
     if shape.passive(rank):
         return RecursiveDoublingPlan(True, False, (), (rank - 1,))
@@ -80,7 +81,7 @@ def plan(rank: int, size: int) -> RecursiveDoublingPlan:
 
 
 def doubling(port: Port[T], value: T) -> T:
-    """log2(size) rounds of exchanging whole values; both partners combine the same pair."""
+    """Exchange whole values in log2(size) rounds; both partners combine the same pair."""
     call = port.call
     rank = call.rank
     mine = plan(rank, call.size)
@@ -91,10 +92,10 @@ def doubling(port: Port[T], value: T) -> T:
         return port.take(rank - 1, result, _LAST)
     result = port.begin(value)
     if mine.folded:
-        # The partner's value joins first, so that a pair counts as one rank in all rounds.
+        # The partner's value is added first, so that the pair acts as one rank in all rounds.
         result = port.recv_reduce(rank + 1, result)
     for partner, step, lower in mine.rounds:
-        # Which operand is the left one follows from the ranks, not from who computes: the same
+        # The ranks decide which operand is the left one, not who computes: both sides get the same
         # bits.
         result = port.exchange_reduce(partner, result, lower, step)
     if mine.folded:
@@ -103,7 +104,8 @@ def doubling(port: Port[T], value: T) -> T:
 
 
 def tree(port: Port[T], value: T) -> T:
-    """Up a binomial tree and down again: the fewest messages, for ranks that share cores."""
+    """Reduce up a binomial tree, broadcast down it: the fewest messages, for ranks that share
+    cores."""
     return _broadcast_from_0(port, reduce.tree(port, value, 0))
 
 
@@ -121,26 +123,27 @@ def _broadcast_from_0(port: Port[T], result: T | None) -> T:
 
 
 class ReduceBcastPlan(NamedTuple):
-    """What a rank does where ranks share cores: values go straight to rank 0 or up a tree, the
-    result goes down a tree."""
+    """What one rank does if ranks share cores: values go directly to rank 0 or up a tree, and the
+    result comes down a tree."""
 
     sources: tuple[int, ...]
-    """Ranks whose values are added here, in this order."""
+    """Ranks whose values this rank adds, in this order."""
     up: int
-    """Rank that the sum is sent to; -1 on rank 0."""
+    """Rank that this one sends its sum to; -1 on rank 0."""
     parent: int
-    """Rank that the result comes from; -1 on rank 0."""
+    """Rank that sends the result to this one; -1 on rank 0."""
     children: tuple[int, ...]
-    """Ranks that the result is passed on to."""
+    """Ranks that this one passes the result on to."""
     peers: tuple[int, ...]
-    """All ranks that it exchanges messages with."""
+    """All ranks that this one exchanges messages with."""
 
 
 @functools.lru_cache(maxsize=4096)
 def reduce_bcast_plan(rank: int, size: int) -> ReduceBcastPlan:
-    """What a rank does in a world of any size."""
+    """What a rank does among ``size`` ranks that share cores."""
     place = trees.branch(rank, size, 0)
     if size > STRAIGHT_RANKS:
+        # Smallest subtree first: it is ready first.
         sources = place.children[::-1]
         return ReduceBcastPlan(sources, place.parent, place.parent, place.children, place.near)
     if rank == 0:
@@ -152,8 +155,8 @@ def reduce_bcast_plan(rank: int, size: int) -> ReduceBcastPlan:
 def in_place(call: Call, ufunc: np.ufunc, array: Array, into: Array) -> None:
     """Reduce small arrays by a NumPy ufunc, for ranks that share cores.
 
-    Each function call and each sleep costs more here than the work itself: ranks that take turns
-    on a core find none of their data in its caches.
+    Each function call and each sleep costs more here than the addition itself: ranks that take
+    turns on a core find their data gone from its caches. So this does without a `Port`.
     """
     part = reduce_bcast_plan(call.rank, call.size)
     call.need(part.peers)
@@ -177,20 +180,21 @@ def in_place(call: Call, ufunc: np.ufunc, array: Array, into: Array) -> None:
 
 
 def strict(port: Port[T], value: T) -> T:
-    """Combine strictly by rank on rank 0, then broadcast down a tree."""
+    """Combine all values strictly in rank order on rank 0, then broadcast down a tree."""
     return _broadcast_from_0(port, reduce.strict(port, value, 0))
 
 
 def large(call: Call, op: Op, array: Array, into: Array) -> None:
     """Reduce flat arrays by an operation that may be evaluated in any order.
 
-    ``into`` may be ``array`` itself. Nothing is copied beforehand: what is combined first is read
-    from ``array`` and written to ``into``.
+    ``into`` may be ``array`` itself. Nothing is copied beforehand: the first step reads from
+    ``array`` and writes to ``into``.
     """
     if into is not array and np.may_share_memory(array, into):
+        # The two overlap: writing one part would change another that has not been read yet.
         into[...] = array
-        # Partly overlapping memory: writing one part would change another that is still to be read.
         array = into
+    # Recursive halving needs a power of two.
     if call.size & (call.size - 1):
         ring(call, op, array, into)
     else:
@@ -198,18 +202,19 @@ def large(call: Call, op: Op, array: Array, into: Array) -> None:
 
 
 def cuts(length: int, parts: int) -> list[int]:
-    """Where equal parts of an array begin and end: ``parts + 1`` indices."""
+    """Boundaries that cut an array into equal parts: ``parts + 1`` indices."""
     return [length * part // parts for part in range(parts + 1)]
 
 
 def halving(call: Call, op: Op, array: Array, into: Array) -> None:
     """Reduce-scatter by recursive halving, allgather by recursive doubling (Rabenseifner, 2004).
 
-    For sizes that are powers of two.
+    The number of ranks must be a power of two.
     """
     rank, size = call.rank, call.size
     call.need(plan(rank, size).peers)
     at = cuts(into.size, size)
+    # Half of the array, and one more element per rank, since parts may differ by one.
     spare = call.group.scratch(into.size - into.size // 2 + size, into.dtype)
     low, high, bit = 0, size, size >> 1
     trail: list[tuple[int, int, int]] = []
@@ -218,6 +223,7 @@ def halving(call: Call, op: Op, array: Array, into: Array) -> None:
         middle = (low + high) // 2
         trail.append((low, high, bit))
         lower, upper = slice(at[low], at[middle]), slice(at[middle], at[high])
+        # Each rank keeps the half that its own part lies in, and gives the other one away.
         give, keep = (lower, upper) if rank & bit else (upper, lower)
         mine = have[keep]
         came = spare[: mine.size]
@@ -225,13 +231,14 @@ def halving(call: Call, op: Op, array: Array, into: Array) -> None:
         op.arrays(*((came, mine) if rank & bit else (mine, came)), into[keep])
         low, high = (middle, high) if rank & bit else (low, middle)
         bit >>= 1
-        # Only the first round reads the caller's array; what is combined lies in the result since
-        # then.
+        # Only the first round reads the caller's array; later rounds combine what is in the result.
         have = into
     _collect(call, into, at, trail)
 
 
 def _collect(call: Call, flat: Array, at: list[int], trail: list[tuple[int, int, int]]) -> None:
+    # The rounds of the reduce-scatter backwards: each returns the half that was given away,
+    # reduced.
     for low, high, bit in reversed(trail):
         middle = (low + high) // 2
         lower, upper = flat[at[low] : at[middle]], flat[at[middle] : at[high]]
@@ -241,7 +248,10 @@ def _collect(call: Call, flat: Array, at: list[int], trail: list[tuple[int, int,
 
 
 def ring(call: Call, op: Op, array: Array, into: Array) -> None:
-    """Each part goes once round the ring to be reduced, and once more to be told: any size."""
+    """Each part travels around the ring once to be reduced, and once more to be shared.
+
+    For any number of ranks.
+    """
     rank, size = call.rank, call.size
     after, before = (rank + 1) % size, (rank - 1) % size
     call.need([after, before])
@@ -249,7 +259,8 @@ def ring(call: Call, op: Op, array: Array, into: Array) -> None:
     inputs = [array[at[part] : at[part + 1]] for part in range(size)]
     parts = [into[at[part] : at[part + 1]] for part in range(size)]
     spare = call.group.scratch(max(part.size for part in parts), into.dtype)
-    # Part r starts behind rank r, so that it is complete on rank r, where allgather expects it.
+    # Part r starts at the rank after r, so that it is complete on rank r, where allgather expects
+    # it.
     give = inputs[(rank - 1) % size]
     for step in range(size - 1):
         number = (rank - step - 2) % size

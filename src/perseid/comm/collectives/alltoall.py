@@ -1,4 +1,4 @@
-"""All to all: in round k send to the rank k after this one, receive from the one k before."""
+"""All-to-all: in round k, send to the rank k after this one and receive from the one k before."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from perseid.comm.objects import Blob
 
 
 def blobs(call: Call, parts: Sequence[Blob]) -> list[Blob]:
-    """What every rank had for this one, in rank order."""
+    """The payloads that all ranks have for this one, in rank order."""
     rank, size = call.rank, call.size
     call.need(range(size))
     came = list(parts)
     for step in range(1, size):
-        # In each round every rank sends to one and receives from one: no receiver is crowded.
+        # In each round every rank sends to one rank and receives from one, so that no receiver is
+        # flooded by several senders at once.
         to, source = (rank + step) % size, (rank - step) % size
         came[source] = call.exchange_blob(to, parts[to], source, step)
     return came
 
 
 def into(call: Call, parts: Sequence[memoryview], places: Sequence[memoryview]) -> None:
-    """The same for bytes of known lengths, into place."""
+    """`blobs` for bytes of known lengths, received into ``places``."""
     rank, size = call.rank, call.size
     call.need(range(size))
     places[rank][:] = parts[rank]

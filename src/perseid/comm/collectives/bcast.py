@@ -1,4 +1,4 @@
-"""Broadcast: a binomial tree; for large arrays a pipeline."""
+"""Broadcast: down a binomial tree, or through a pipeline for large arrays."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from perseid.comm.group import Call
 from perseid.comm.objects import Blob
 
 LARGE_BYTES = 4 << 20
-"""From here on a pipeline: every rank receives and sends at the same time."""
+"""Size of an array, in bytes, from which on a pipeline is used: in it, every rank receives and
+sends at the same time."""
 CHUNK_BYTES = 512 * 1024
-"""What passes through the pipeline at once."""
+"""Size of the chunks that pass through the pipeline."""
 
 
 def blob(call: Call, value: Blob | None, root: int) -> Blob:
-    """The root's payload, of a length that only the root knows, on every rank."""
+    """The root's payload on every rank; only the root knows its length beforehand."""
     place = branch(call.rank, call.size, root)
     call.need(place.near)
     if place.parent >= 0:
         value = call.receive_blob(place.parent)
     assert value is not None
-    # The largest subtree first: the longest way begins earliest.
+    # The largest subtree first, since it takes longest.
     for child in place.children:
         call.send_blob(child, value)
     return value
 
 
 def into(call: Call, data: memoryview, root: int) -> None:
-    """The root's bytes, of a length that all ranks know, into every rank's memory."""
-    # Between two ranks a pipeline has nothing to overlap.
+    """Copy the root's bytes into every rank's memory; all ranks know the length."""
+    # With two ranks, a pipeline has nothing to overlap.
     if len(data) >= LARGE_BYTES and call.size > 2:
         pipeline(call, data, root)
     else:
@@ -35,7 +36,7 @@ def into(call: Call, data: memoryview, root: int) -> None:
 
 
 def binomial(call: Call, data: memoryview, root: int) -> None:
-    """Down a tree of whole messages."""
+    """Send the whole array as one message along each edge of a tree."""
     place = branch(call.rank, call.size, root)
     call.need(place.near)
     if place.parent >= 0:
@@ -45,7 +46,7 @@ def binomial(call: Call, data: memoryview, root: int) -> None:
 
 
 def pipeline(call: Call, data: memoryview, root: int, chunk: int = CHUNK_BYTES) -> None:
-    """Along a chain in chunks; each rank passes one on while it receives the next."""
+    """Send chunks along a chain of ranks; each passes one on while it receives the next."""
     size = call.size
     virtual = (call.rank - root) % size
     before, after = (call.rank - 1) % size, (call.rank + 1) % size

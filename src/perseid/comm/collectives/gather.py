@@ -1,4 +1,4 @@
-"""Gather: a binomial tree of bundles; large arrays straight to the root, a few at a time."""
+"""Gather: bundles up a binomial tree; large arrays directly to the root, a few at a time."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from perseid.comm.group import Call
 from perseid.comm.objects import Blob, bundle, unbundle
 
 LARGE_BYTES = 64 * 1024
-"""From this size on, arrays go straight to the root: a tree would send them several times."""
+"""Size of an array, in bytes, from which on it goes directly to the root: a tree would send it
+several times."""
 WINDOW = 4
-"""Ranks that send to the root at the same time: more would only lose packets (incast)."""
+"""Number of ranks that send to the root at the same time: with more, packets would be lost
+(incast)."""
 _EMPTY = memoryview(bytearray())
 
 
 def blobs(call: Call, mine: Blob, root: int) -> list[Blob] | None:
-    """Every rank's payload in rank order on the root, None elsewhere."""
+    """All ranks' payloads in rank order, on the root; None on the other ranks."""
     place = branch(call.rank, call.size, root)
     call.need(place.near)
     below: list[list[Blob]] = []
     for child in reversed(place.children):
         below.append(unbundle(call.receive_blob(child).flat()))
-    # The subtrees were read from the smallest to the largest: that is the order of their ranks.
+    # The subtrees were received from the smallest to the largest, which is the order of their
+    # ranks.
     collected = [mine, *(blob for part in below for blob in part)]
     if place.parent >= 0:
         call.send_blob(place.parent, bundle(collected))
@@ -31,9 +34,9 @@ def blobs(call: Call, mine: Blob, root: int) -> list[Blob] | None:
 
 
 def straight(call: Call, mine: memoryview, parts: Sequence[memoryview] | None, root: int) -> None:
-    """Every rank's bytes into the root's memory; ``parts`` is given on the root alone.
+    """Receive every rank's bytes in the root's memory; ``parts`` is given on the root alone.
 
-    The first ``WINDOW`` ranks send at once, each of the others when the root asks for it.
+    The first ``WINDOW`` ranks send at once, each of the others when the root tells it to.
     """
     order = [rank for rank in range(call.size) if rank != root]
     if parts is None:

@@ -1,4 +1,4 @@
-"""Reduce: a binomial tree, or strictly by rank on the root."""
+"""Reduce: up a binomial tree, or strictly in rank order on the root."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 
 def tree(port: Port[T], value: T, root: int) -> T | None:
-    """For operations that may be evaluated in any order; the order is always the same."""
+    """Reduce by an operation that may be evaluated in any order; the order never changes."""
     call = port.call
     place = branch(call.rank, call.size, root)
     call.need(place.near)
-    # A leaf combines nothing, so that its value needs no copy.
+    # A leaf combines nothing, so its value needs no copy.
     result = port.begin(value) if place.children else value
-    # The smallest subtree first: it is ready first, and its ranks are the next ones.
+    # The smallest subtree first: it is ready first, and its ranks follow this one directly.
     for child in reversed(place.children):
         result = port.recv_reduce(child, result)
     if place.parent < 0:
@@ -27,8 +27,11 @@ def tree(port: Port[T], value: T, root: int) -> T | None:
 
 
 def by_rank(port: Port[T], value: T, root: int) -> T | None:
-    """``tree``, but the operands stay in the order of their ranks whatever the root is: "sum" of
-    lists or strings depends on it. From rank 0 the result goes on to the root."""
+    """``tree`` for operands that must stay in rank order, whatever the root is.
+
+    The "sum" of lists or strings depends on the order. So the tree ends at rank 0, which sends the
+    result on to the root.
+    """
     call = port.call
     result = tree(port, value, 0)
     if root == 0:
@@ -41,7 +44,7 @@ def by_rank(port: Port[T], value: T, root: int) -> T | None:
 
 
 def strict(port: Port[T], value: T, root: int) -> T | None:
-    """``f(f(f(x0, x1), x2), x3)`` on the root; holds one value of another rank at a time."""
+    """``f(f(f(x0, x1), x2), x3)`` on the root, which holds only one other value at a time."""
     call = port.call
     if call.rank != root:
         call.need([root])

@@ -1,6 +1,6 @@
-"""Reduce-scatter: every rank gets all ranks' parts for it and folds them strictly by rank.
+"""Reduce-scatter: every rank receives its part from all ranks, and combines them in rank order.
 
-One algorithm for all operations: each byte is sent once, straight to where it is needed.
+One algorithm serves all operations: each byte is sent once, directly to where it is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from perseid.comm.ports import array_bytes
 
 
 def objects(call: Call, parts: Sequence[Blob], op: Op) -> Any:
-    """The reduction of all ranks' part of this rank's number."""
+    """The reduction of the parts that all ranks have for this one, for objects."""
     values = [loads(blob.parts, blob.flat()) for blob in alltoall.blobs(call, parts)]
     result = values[0]
     for value in values[1:]:
@@ -27,12 +27,12 @@ def objects(call: Call, parts: Sequence[Blob], op: Op) -> Any:
 
 
 def into(call: Call, parts: Sequence[Array], place: Array, op: Op) -> None:
-    """The same for arrays, into place."""
+    """`objects` for arrays; the result is written to ``place``."""
     came = [np.empty_like(place) for _ in range(call.size)]
     places = [array_bytes(array) for array in came]
     alltoall.into(call, [array_bytes(part) for part in parts], places)
     result = came[0]
     for value in came[1:]:
-        # By rank, whenever each part arrived: sums have the same bits each time.
+        # In rank order, not in order of arrival: sums have the same bits each time.
         op.arrays(result, value, result)
     place[...] = result

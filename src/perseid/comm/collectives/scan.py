@@ -1,4 +1,4 @@
-"""Prefix reductions: in log2(size) rounds, or along a chain for operations strictly by rank."""
+"""Prefix reductions: in log2(size) rounds, or along a chain if the rank order is strict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ T = TypeVar("T")
 
 
 def doubling(port: Port[T], value: T) -> tuple[T, T | None]:
-    """Inclusive and exclusive prefix (Hillis and Steele, 1986); rank 0 has no exclusive one."""
+    """The inclusive and the exclusive prefix (Hillis and Steele, 1986).
+
+    Rank 0 has no exclusive prefix: None.
+    """
     call = port.call
     rank, size = call.rank, call.size
     jumps = [1 << k for k in range((size - 1).bit_length())]
@@ -23,20 +26,20 @@ def doubling(port: Port[T], value: T) -> tuple[T, T | None]:
             other = port.exchange(higher, result, lower, step)
         elif higher < size:
             port.send(higher, result, step)
-            # The lowest ranks have their result already, and only pass it on.
+            # The lowest ranks have their result already and only pass it on.
             continue
         elif lower >= 0:
             other = port.receive(lower, step)
         else:
             continue
-        # Copies, since combining may overwrite its operands and what came is used twice.
+        # Copies, since combining may overwrite its operands, and the received value is used twice.
         before = other if before is None else port.combine(port.copy(other), before)
         result = port.combine(port.copy(other), result)
     return result, before
 
 
 def chain(port: Port[T], value: T) -> tuple[T, T | None]:
-    """The same strictly by rank: each rank waits for the one before it."""
+    """`doubling` strictly in rank order: each rank waits for the one before it."""
     call = port.call
     rank, size = call.rank, call.size
     call.need(peer for peer in (rank - 1, rank + 1) if 0 <= peer < size)

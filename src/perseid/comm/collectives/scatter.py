@@ -1,4 +1,4 @@
-"""Scatter: a binomial tree of bundles; large arrays straight from the root."""
+"""Scatter: bundles down a binomial tree; large arrays directly from the root."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from perseid.comm.objects import Blob, bundle, unbundle
 
 
 def blobs(call: Call, parts: Sequence[Blob] | None, root: int) -> Blob:
-    """This rank's payload of those that the root has in rank order."""
+    """This rank's payload; the root has those of all ranks, in rank order."""
     place = branch(call.rank, call.size, root)
     call.need(place.near)
     if parts is None:
         mine = unbundle(call.receive_blob(place.parent).flat())
     else:
         mine = [parts[(index + root) % call.size] for index in range(call.size)]
-    # From the root on, a child's subtree begins as far behind its parent as the child itself.
+    # A bundle holds the payloads of a subtree by virtual rank, so a child's share starts at the
+    # child's distance from this rank.
     for child, size in zip(place.children, place.sizes, strict=True):
         start = (child - call.rank) % call.size
         call.send_blob(child, bundle(mine[start : start + size]))
@@ -25,7 +26,7 @@ def blobs(call: Call, parts: Sequence[Blob] | None, root: int) -> Blob:
 
 
 def straight(call: Call, parts: Sequence[memoryview] | None, into: memoryview, root: int) -> None:
-    """The root sends each rank its bytes; ``parts`` is given on the root alone."""
+    """Send each rank its bytes directly from the root; ``parts`` is given on the root alone."""
     if parts is None:
         call.need([root])
         call.receive_into(root, into)

@@ -1,8 +1,8 @@
 """Binomial trees, the same on every rank.
 
 Ranks are numbered from the root: ``virtual = (rank - root) mod size``. The parent of a virtual rank
-is the number without its lowest set bit, so the subtree below it holds the following numbers
-without a gap (Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations
+is its number without the lowest set bit, so its subtree holds consecutive numbers that start with
+its own (Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations
 in MPICH", 2005).
 """
 
@@ -16,20 +16,21 @@ class Branch(NamedTuple):
     """One rank's place in a tree."""
 
     parent: int
-    """Rank; -1 at the root."""
+    """Rank of the parent; -1 at the root."""
     children: tuple[int, ...]
-    """Ranks, the largest subtree first."""
+    """Ranks of the children, the one with the largest subtree first."""
     sizes: tuple[int, ...]
-    """Ranks in the subtree of each child."""
+    """Number of ranks in the subtree of each child."""
     near: tuple[int, ...]
-    """Parent and children."""
+    """Ranks of the parent and the children: all that this rank talks to."""
 
 
+# Cached, since a program calls its collectives with the same few roots again and again.
 @functools.lru_cache(maxsize=4096)
 def branch(rank: int, size: int, root: int) -> Branch:
     """The place of a rank in the binomial tree of ``size`` ranks."""
     virtual = (rank - root) % size
-    # The lowest set bit; the root has none and counts as a power of two that holds all ranks.
+    # The lowest set bit. The root has none: it gets the power of two that covers all ranks.
     low = virtual & -virtual if virtual else 1 << (size - 1).bit_length()
     parent = (virtual - low + root) % size if virtual else -1
     children, sizes = [], []

@@ -1,1 +1,1 @@
-"""What people see of measured runs: tables as text, Markdown and CSV; charts; HTML pages."""
+"""Presents measured runs: tables as text, Markdown and CSV; charts; HTML pages."""

@@ -1,4 +1,4 @@
-"""The charts of classes and distributions: confusion matrix, reliability, PIT."""
+"""Charts of predicted classes and distributions: confusion matrix, reliability, PIT."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from perseid.measure.present.svg import CHARACTER, PlotArea, Scale, Svg, frame
 from perseid.measure.present.text import plural
 
 LONGEST_NAME = 18
-"""Characters of a class beside the confusion matrix."""
+"""Most characters of a class name beside the confusion matrix."""
 NUMBERED = 30.0
-"""Pixels of a cell that has room for its number."""
+"""Smallest size in pixels of a cell that shows its number."""
 
 
 def confusion(
     classes: Sequence[str], counts: Sequence[Sequence[int]], width: float, kind: str = ""
 ) -> Markup:
-    """A row a true class, a column a called one; shades are shares of the row.
+    """Confusion matrix: rows are true classes, columns predicted ones, shades shares of the row.
 
     Parameters
     ----------
     classes
-        Names, in the order of rows and columns.
+        Class names, in the order of rows and columns.
     counts
-        Objects of the class of the row that are called by the column's name.
+        Number of objects of the row's class that are predicted as the column's class.
     width
-        Pixels.
+        Width of the chart in pixels.
     """
     names = [_short(name) for name in classes]
     left = 24 + CHARACTER * max(map(len, names))
+    # Few classes must not fill the whole width with a handful of cells.
     cell = min(72.0, (width - left - 8) / len(names))
     top = 40.0
     bottom = 12 + CHARACTER * max(map(len, names))
@@ -46,6 +47,7 @@ def confusion(
                   sum(of_row))  # fmt: skip
     for column, name in enumerate(names):
         x, y = left + (column + 0.5) * cell + 4, top + cell * len(names) + 8
+        # Rotated names, since class names are longer than a cell is wide.
         svg.add(f'<g transform="translate({x:.1f} {y:.1f}) rotate(-90)">')
         svg.text(0, 0, name, "tick", "end")
         svg.add("</g>")
@@ -67,12 +69,16 @@ def _cell(
     tip = f"{names[0]} called {names[1]}: {count:,} of {of:,} ({share:.1%})"
     svg.rect(x, y, size - 1, size - 1, f"s{level}" if level else "empty", tip)
     if count and size >= NUMBERED and CHARACTER * len(f"{count}") < size:
+        # Light digits on dark cells.
         shown = "cell over" if level > LEVELS // 2 else "cell"
         svg.text(x + size / 2, y + size / 2 + 4, f"{count}", shown, "middle")
 
 
 def reliability(points: Sequence[tuple[float, float, int]], width: float, kind: str = "") -> Markup:
-    """Share that is right against mean probability, (probability, share, objects) a point."""
+    """Reliability diagram: share of correct predictions against their mean probability.
+
+    Each point is (probability, share, objects).
+    """
     plot = frame(width, min(width, 360.0), (0.0, 1.0), (0.0, 1.0))
     plot.grid("probability of the called class", "share that is right", x_ticks=5, y_ticks=5)
     plot.svg.line(plot.x(0), plot.y(0), plot.x(1), plot.y(1), "truth")
@@ -88,7 +94,7 @@ def reliability(points: Sequence[tuple[float, float, int]], width: float, kind: 
 
 
 def pit(counts: Sequence[int], width: float, kind: str = "") -> Markup:
-    """Histogram of PIT values; flat, at the dashed line, where distributions are calibrated."""
+    """Histogram of PIT values; it is flat, at the dashed line, if distributions are calibrated."""
     flat = sum(counts) / len(counts)
     plot = frame(width, 260.0, (0.0, 1.0), (0.0, 1.08 * max(*counts, flat)))
     plot.grid("predicted probability of values below the true one (PIT)", "objects", x_ticks=5,

@@ -1,4 +1,4 @@
-"""Sections of a report about the model's answers: classes, distributions, intervals."""
+"""Sections of a report about predicted classes, distributions and intervals."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from perseid.measure.present.view import (
 )
 
 WIDTH = 480.0
+"""Width of a chart that has a table beside it, in pixels."""
 
 
 def answer_sections(folder: RunFolder) -> tuple[Section, ...]:
-    """One for class probabilities, one for distributions; none for what the model does not give."""
+    """Sections for those kinds of answers that the model gives."""
     summary = folder.summary
     if summary is None:
         return ()

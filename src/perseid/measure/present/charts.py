@@ -1,4 +1,4 @@
-"""The charts of a report: density of redshifts, worker timeline, distribution of durations."""
+"""Charts of a report: density of redshifts, timeline of workers, distribution of durations."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from perseid.measure.present.svg import CHARACTER, PlotArea, Svg, frame, label, 
 from perseid.measure.present.text import plural, seconds
 
 SPLIT_ROW = 9.0
-"""Pixels from which a row has an upper part."""
+"""Height of a row in pixels from which on it is split into an upper and a lower part."""
 HATCHED_ROW = 6.0
-"""Pixels from which patterns can be seen."""
+"""Height of a row in pixels from which on patterns can be seen."""
 OVERLAPPED = ("fetch", "decode")
-"""Stages that run beside inference: they get the upper lane of a row that is high enough."""
+"""Stages that run beside inference: they get the upper part of a row that is high enough."""
 SAMPLE = 26.0
-"""Pixels of a line in a legend."""
+"""Length of a line in a legend, in pixels."""
 LEVELS = 8
-"""Shades of a density plot."""
+"""Number of shades in a density plot."""
 Bar = tuple[str, float, float]
-"""(stage, start, end), seconds."""
+"""A stage in a timeline: (stage, start, end), times in seconds."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Lane:
 
     rank: int
     bars: tuple[Bar, ...]
-    """Seconds since the run's first moment."""
+    """Stages, in seconds since the first start of any rank."""
     lost: bool = False
     """Whether the rank left no record."""
 
@@ -44,15 +44,16 @@ class Lane:
 def density(
     z_spec: NDArray[np.float64], z_pred: NDArray[np.float64], width: float, kind: str = ""
 ) -> Markup:
-    """Predicted against spectroscopic redshift: how many objects per cell, and the line of truth.
+    """Density plot of predicted against spectroscopic redshift, with the line of equality.
 
     Parameters
     ----------
     z_spec, z_pred
-        (n,), finite.
+        Redshifts, shape (n,), all finite.
     width
-        Pixels; the picture is about square.
+        Width in pixels; the chart is about square.
     """
+    # More cells for more objects: about the same number of objects per cell.
     bins = max(24, min(90, int(2.2 * math.sqrt(len(z_spec)))))
     low, high = _redshift_range(z_spec, z_pred)
     outside = redshifts_outside(z_spec, z_pred)
@@ -69,7 +70,7 @@ def density(
 
 
 def redshifts_outside(z_spec: NDArray[np.float64], z_pred: NDArray[np.float64]) -> int:
-    """How many objects lie outside a density plot of them; its range leaves out extremes."""
+    """Number of objects outside their density plot, whose range leaves out extremes."""
     low, high = _redshift_range(z_spec, z_pred)
     inside = (z_spec >= low) & (z_spec <= high) & (z_pred >= low) & (z_pred <= high)
     return int((~inside).sum())
@@ -78,16 +79,18 @@ def redshifts_outside(z_spec: NDArray[np.float64], z_pred: NDArray[np.float64]) 
 def _redshift_range(
     z_spec: NDArray[np.float64], z_pred: NDArray[np.float64]
 ) -> tuple[float, float]:
-    """All but the utmost 0.1 % at either end of the spectroscopic values, some room around."""
+    """Range of both axes: all but the outermost 0.1 % of both redshifts, with a margin."""
     low, high = np.quantile(z_spec, (0.001, 0.999))
     low_pred, high_pred = np.quantile(z_pred, (0.001, 0.999))
     low, high = min(low, low_pred), max(high, high_pred)
+    # If all redshifts are equal, the plot still needs a width.
     room = 0.04 * (high - low) or 0.01
+    # The margin must not show negative redshifts if there are none.
     return float(max(0.0, low - room) if low >= 0 else low - room), float(high + room)
 
 
 def shades(counts: NDArray[np.floating | np.integer]) -> NDArray[np.int64]:
-    """The shade of each cell, 0 (empty) to `LEVELS`, by the logarithm of its count."""
+    """Shade of each cell, from 0 (empty) to `LEVELS`, by the logarithm of its count."""
     top = counts.max(initial=0)
     if top <= 0:
         return np.zeros(counts.shape, np.int64)
@@ -101,19 +104,21 @@ def draw_cells(
     y_edges: NDArray[np.float64],
     kind: str = "s",
 ) -> None:
-    """Cells in shades, one path a shade.
+    """Draw cells in shades, all cells of a shade as one path, which keeps the page small.
 
     Parameters
     ----------
     plot
         Where to draw.
     levels
-        (columns, rows), 0 for a cell that is not drawn, else 1 to `LEVELS`.
+        Shades, shape (columns, rows): 0 for a cell that is not drawn, otherwise 1 to `LEVELS`.
     x_edges, y_edges
-        (columns + 1,), (rows + 1,), ascending, of equal steps in pixels.
+        Cell boundaries, shapes (columns + 1,) and (rows + 1,): ascending, with equal steps in
+        pixels.
     kind
-        Which family of shades of the style sheet.
+        Family of shades in the style sheet.
     """
+    # A little wider than a cell, so that no gap shows between neighbors.
     width = abs(plot.x(x_edges[1]) - plot.x(x_edges[0])) + 0.15
     height = abs(plot.y(y_edges[1]) - plot.y(y_edges[0])) + 0.15
     left, top = [plot.x(edge) for edge in x_edges], [plot.y(edge) for edge in y_edges]
@@ -124,9 +129,9 @@ def draw_cells(
 
 
 def timeline(lanes: Sequence[Lane], width: float, kind: str = "") -> Markup:
-    """Gantt chart of the ranks by stage; legible for one rank and for many hundreds.
+    """Gantt chart of the ranks by stage, legible for one rank and for many hundreds.
 
-    Few ranks get a labeled row each with fetch and decode in an upper lane; many get thin rows.
+    Few ranks get a labeled row each, with fetch and decode in its upper part; many get thin rows.
     """
     row = row_height(len(lanes))
     span = max((end for lane in lanes for _, _, end in lane.bars), default=1.0) or 1.0
@@ -156,17 +161,17 @@ def _lost(lanes: Sequence[Lane]) -> list[int]:
 
 
 def row_height(lanes: int) -> float:
-    """Pixels of a rank's row."""
+    """Height of a rank's row, in pixels."""
     return max(1.1, min(24.0, 560.0 / max(lanes, 1)))
 
 
 def splits_rows(lanes: int) -> bool:
-    """Whether rows are high enough for fetch and decode to have a part of their own."""
+    """Whether rows are high enough to show fetch and decode in a part of their own."""
     return row_height(lanes) >= SPLIT_ROW
 
 
 def _rank_axis(plot: PlotArea, lanes: Sequence[Lane], row: float) -> None:
-    """Each rank's number where rows are high enough for it, else round numbers."""
+    """Label every rank if rows are high enough, otherwise round numbers only."""
     if row >= 13:
         shown = list(range(len(lanes)))
     else:
@@ -188,12 +193,13 @@ def _stage_boxes(
             overlapped = stage in OVERLAPPED
             top, height = (top, upper) if overlapped else (top + upper, height - upper)
         for start, end in _joined(plot, lane.bars, stage):
+            # A very short stage stays visible.
             boxes.append((start, top, max(end - start, 0.4), height))
     return boxes
 
 
 def _joined(plot: PlotArea, bars: Sequence[Bar], stage: str) -> list[tuple[float, float]]:
-    """Pixels of a stage's bars; those less than half a pixel apart become one."""
+    """Bars of a stage in pixels; bars less than half a pixel apart are joined."""
     spans: list[tuple[float, float]] = []
     for start, end in sorted((plot.x(a), plot.x(b)) for name, a, b in bars if name == stage):
         if spans and start - spans[-1][1] < 0.5:
@@ -204,7 +210,7 @@ def _joined(plot: PlotArea, bars: Sequence[Bar], stage: str) -> list[tuple[float
 
 
 def stages_used(lanes: Sequence[Lane]) -> list[str]:
-    """Stages that occur, in their order: for the legend."""
+    """Stages that occur in any lane, in the order of the legend."""
     seen = {name for lane in lanes for name, _, _ in lane.bars}
     return [stage for stage in STAGES if stage in seen]
 
@@ -212,9 +218,9 @@ def stages_used(lanes: Sequence[Lane]) -> list[str]:
 def distribution(
     values: Sequence[float], width: float, names: tuple[str, str], kind: str = ""
 ) -> Markup:
-    """Histogram of durations with p50, p90, p99 and maximum marked; no value is left out.
+    """Histogram of durations with marks at p50, p90, p99 and maximum; no value is left out.
 
-    `names`: of the durations, and of what they are counted by.
+    `names` are the names of both axes: the durations, and what is counted.
     """
     marks = dict(zip(("p50", "p90", "p99", "max"), percentiles(values), strict=True))
     low, high = _room(min(values), max(values))
@@ -242,13 +248,13 @@ def _count(value: float) -> str:
 
 
 def _room(low: float, high: float) -> tuple[float, float]:
-    """From zero, where zero is not far from the values, with room at the right."""
+    """Range of an axis: from zero if the values are not far from it, with a margin at the right."""
     low = 0.0 if low < 0.6 * high else max(0.0, low - 0.1 * (high - low or high or 1.0))
     return low, high + 0.04 * (high - low or 1.0)
 
 
 def _mark(plot: PlotArea, value: float, words: str, y: float) -> None:
-    """A mark's words at their own height, turned inwards near the right edge."""
+    """Write the words of a mark at their own height; left of the mark near the right edge."""
     x = plot.x(value)
     fits = x + 6 + CHARACTER * len(words) < plot.svg.width
     plot.svg.text(x + (5 if fits else -5), y, words, "marked", "start" if fits else "end")
@@ -256,36 +262,37 @@ def _mark(plot: PlotArea, value: float, words: str, y: float) -> None:
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart."""
+    """One line of a line chart."""
 
     name: str
     points: tuple[tuple[float, float, float, float], ...]
-    """(x, middle, lowest, highest): over repetitions."""
+    """Points (x, median, lowest, highest) over the repetitions."""
     incomplete: tuple[float, ...] = ()
-    """The x at which a run was incomplete: drawn as open dots."""
+    """Values of x at which a run was incomplete; their dots are drawn open."""
 
 
 @dataclass(frozen=True)
 class LineChart:
-    """Lines with dots and the range over repetitions, named at the top."""
+    """A chart of lines with dots and the range over repetitions, with a legend at the top."""
 
     series: tuple[Series, ...]
     x_name: str
     y_name: str
     x_log: bool = False
+    """Whether the horizontal axis is logarithmic."""
 
     @property
     def title(self) -> str:
-        """What it shows, in words."""
+        """What the chart shows, in words."""
         names = ", ".join(one.name for one in self.series)
         return f"{self.y_name} against {self.x_name} for {names}"
 
     def render(self, width: float, kind: str = "") -> Markup:
-        """As a part of a page."""
+        """The chart as part of a page."""
         return self._drawn(width).render(self.title, kind)
 
     def file(self, width: float) -> str:
-        """As a file of its own."""
+        """The chart as a file of its own."""
         return self._drawn(width).file(self.title)
 
     def _drawn(self, width: float) -> Svg:
@@ -294,6 +301,7 @@ class LineChart:
         rows = _legend_rows([one.name for one in self.series], width - 60)
         top = 30 + 18 * len(rows)
         low, high = (min(xs), max(xs)) if len(set(xs)) > 1 else (0.0, 2 * max(xs) or 1.0)
+        # Axes begin at zero, so that lengths can be compared; a logarithmic one cannot.
         x_range = (low, high) if self.x_log else (0.0, high * 1.04)
         y_range = (0.0, max(tops) * 1.08 or 1.0)
         plot = frame(width, 250 + top, x_range, y_range, left=54, top=top, x_log=self.x_log)
@@ -308,7 +316,7 @@ class LineChart:
 
 
 def _own_ticks(plot: PlotArea, values: Sequence[float]) -> list[float]:
-    """The values themselves, where their labels have room; else none."""
+    """The values themselves as ticks, if their labels have room; otherwise none."""
     room = [plot.x(b) - plot.x(a) for a, b in pairwise(values)]
     widest = CHARACTER * max(len(label(value)) for value in values)
     return list(values) if min(room, default=widest + 8) >= widest + 8 else []

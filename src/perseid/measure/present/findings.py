@@ -1,4 +1,4 @@
-"""Sections of a report about what was found: redshifts, labeled anomalies, the gallery."""
+"""Sections of a report about the results: redshifts, labeled anomalies, the gallery."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ from perseid.science import Detection, RedshiftMetrics, detection, redshift_metr
 from perseid.survey.kinds import label_name, stored_label_names
 
 PICTURES = 24
+"""Number of pictures in the gallery."""
 DENSITY_WIDTH = 480.0
 NO_CATALOGUE = "The run has no catalogue."
 NO_OBJECT = "The catalogue is empty: no object was read."
 
 
 def redshift_section(catalogue: CatalogueColumns | None) -> Section:
-    """How far the model's redshifts are from the spectroscopic ones."""
+    """Section about the differences between predicted and spectroscopic redshifts."""
     ident, title = "redshift", "Redshifts"
     if catalogue is None:
         return absent(ident, title, NO_CATALOGUE)
@@ -87,7 +88,7 @@ def _metrics_table(metrics: RedshiftMetrics) -> DataTable:
 
 
 def detection_section(catalogue: CatalogueColumns | None, folder: RunFolder) -> Section:
-    """How well the score tells labeled objects from those with label 0."""
+    """Section about how well the score separates labeled objects from those with label 0."""
     ident, title = "anomalies", "Anomalies by label"
     if catalogue is None:
         return absent(ident, title, NO_CATALOGUE)
@@ -97,6 +98,7 @@ def detection_section(catalogue: CatalogueColumns | None, folder: RunFolder) -> 
         words = "The survey has no labels: how well the score finds anomalies cannot be said."
         return absent(ident, title, words)
     names = _label_names(folder)
+    # A masked label means that the object has none; it is not an object with label 0.
     known = ~np.ma.getmaskarray(catalogue.label)
     labels = np.ma.getdata(catalogue.label)[known]
     kinds = {int(label): label_name(int(label), names) for label in np.unique(labels)}
@@ -124,7 +126,7 @@ def _detection_row(one: Detection) -> tuple[TableEntry, ...]:
 def gallery_section(
     catalogue: CatalogueColumns | None, run: MeasuredRun, folder: RunFolder
 ) -> Section:
-    """Pictures of the objects with the highest scores."""
+    """Section with pictures of the objects with the highest scores."""
     ident, title = "gallery", "The most anomalous objects"
     if catalogue is None:
         return absent(ident, title, NO_CATALOGUE)
@@ -161,7 +163,7 @@ def _chosen(pictures: list[Picture], catalogue: CatalogueColumns) -> str:
 
 
 def _bands_shown(pictures: list[Picture], names: tuple[str, ...]) -> str:
-    """Which bands stand for red, green and blue; by number where their names are not known."""
+    """Say which bands are shown as red, green and blue; by number if their names are unknown."""
     first = next((one for one in pictures if one.bands), None)
     if first is None:
         return ""
@@ -188,4 +190,5 @@ def _shown(one: Picture) -> GalleryObject:
 
 
 def _z(value: float) -> str:
+    # NaN is the only value that differs from itself.
     return f"{value:.3f}" if value == value else "–"

@@ -1,4 +1,4 @@
-"""The most anomalous cutouts as color pictures.
+"""Pictures of the most anomalous cutouts, in color.
 
 Composites after Lupton et al. 2004 (astropy's ``make_lupton_rgb``): one stretch for all three
 channels keeps the colors of bright pixels.
@@ -25,9 +25,9 @@ from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import PartitionReader, open_partition
 
 RGB_BANDS = (3, 2, 1)
-"""i, r, g of u g r i z as red, green, blue."""
+"""Indices of the bands that are shown as red, green and blue: i, r, g among u g r i z."""
 NOISE_LEVEL, PEAK_LEVEL = 1 / 15, 0.9
-"""Where the noise and the brightest pixels of a cutout come out, 0 (black) to 1."""
+"""Brightness of the noise and of the brightest pixels of a cutout, from 0 (black) to 1."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,27 @@ class Picture:
     """One object of the gallery."""
 
     rank: int
-    """1 for the most anomalous."""
+    """Anomaly rank; 1 for the most anomalous object."""
     title: str
-    """Its id, or partition and row where the survey has no ids."""
+    """Id of the object, or its partition and row if the survey has no ids."""
     partition: str
+    """Key of its partition."""
     row: int
+    """Row in the partition."""
     score: float
+    """Anomaly score."""
     z_pred: float
+    """Predicted redshift; NaN without one."""
     z_spec: float
+    """Spectroscopic redshift; NaN if unknown."""
     label: str | None
-    """The name of its label; None if the survey has no labels."""
+    """Name of its label; None if it has none."""
     image: str | None
-    """A ``data:`` URL, or None if its partition cannot be read."""
+    """The picture as a ``data:`` URL; None if its partition cannot be read."""
     bands: tuple[int, ...] = ()
-    """Which bands are shown as red, green and blue, counted from 0; empty without a picture."""
+    """Bands that are shown as red, green and blue, counted from 0; empty without a picture."""
     band_count: int = 0
-    """How many the cutout has."""
+    """Number of bands of the cutout; 0 without a picture."""
 
 
 def gallery(
@@ -60,17 +65,21 @@ def gallery(
     count: int = 24,
     options: ReadOptions = PLAIN,
 ) -> list[Picture]:
-    """The most anomalous objects with their pictures, read from the partitions by row.
+    """The most anomalous objects with their pictures, whose rows are read from the partitions.
 
-    `names`: what the survey calls its labels; `options`: how its files are read.
+    Objects of a partition that is gone or cannot be read have no picture. Raises
+    `NotInstalledError` if astropy is missing.
 
-    A partition that is gone or cannot be read leaves its objects without a picture, and says so.
-
-    Raises `NotInstalledError` where there is no astropy.
+    Parameters
+    ----------
+    names
+        Names of the survey's labels.
+    options
+        How the survey's files are read.
     """
     chosen = catalogue.most_anomalous(count)
     images: dict[int, NDArray[np.float32]] = {}
-    with suppress(PerseidError):  # the store of the data may be out of reach
+    with suppress(PerseidError):  # the data may be out of reach, the catalogue is not
         images = _cutouts(catalogue, chosen, Storage(data_url), options)
     return [_picture(catalogue, int(i), images.get(int(i)), names) for i in chosen]
 
@@ -78,7 +87,7 @@ def gallery(
 def _cutouts(
     catalogue: CatalogueColumns, chosen: NDArray[np.int64], data: Storage, options: ReadOptions
 ) -> dict[int, NDArray[np.float32]]:
-    """Images by row of the catalogue; none of a partition that cannot be read any more."""
+    """Images by row of the catalogue; those of unreadable partitions are missing."""
     images: dict[int, NDArray[np.float32]] = {}
     for key in sorted({str(k) for k in catalogue.partition[chosen]}):
         wanted = [int(i) for i in chosen if catalogue.partition[i] == key]
@@ -90,6 +99,7 @@ def _cutouts(
 
 def _image(reader: PartitionReader, row: int) -> NDArray[np.float32]:
     if row >= reader.rows:
+        # The partition was replaced by a shorter one after the run.
         raise BadPartitionError(
             f"{reader.name} has {reader.rows} rows, and the catalogue names {row}"
         )
@@ -122,9 +132,9 @@ def _picture(
 
 
 def shown_bands(count: int) -> tuple[int, int, int]:
-    """The bands that stand for red, green and blue in a cutout of so many, counted from 0.
+    """Bands to show as red, green and blue for a cutout with `count` bands, counted from 0.
 
-    i, r, g of the five of SDSS; with fewer than four the last, the middle and the first.
+    i, r, g of the five bands of SDSS; with fewer than four, the last, the middle and the first.
     """
     return RGB_BANDS if count > max(RGB_BANDS) else (count - 1, count // 2, 0)
 
@@ -136,11 +146,11 @@ def lupton(
 ) -> NDArray[np.uint8]:
     """A color composite (height, width, 3) of an image (bands, height, width).
 
-    The bands are `shown_bands` unless others are given. The stretch follows the cutout: the sky
-    (the median) a little above black, its noise (of the mean of the three bands) at a fifteenth of
-    full brightness (times `brightness`), the 99.5 % quantile near full brightness.
+    The bands are those of `shown_bands` unless others are given. The stretch adapts to the cutout:
+    the sky (the median) appears a little above black, the noise of the mean of the three bands at a
+    fifteenth of full brightness (times `brightness`), and the 99.5 % quantile near full brightness.
 
-    Raises `NotInstalledError` where there is no astropy.
+    Raises `NotInstalledError` if astropy is missing.
     """
     try:
         from astropy.visualization import make_lupton_rgb
@@ -151,22 +161,27 @@ def lupton(
     planes = [_clean(image[band]) for band in bands or shown_bands(image.shape[0])]
     sky = [float(np.median(plane)) for plane in planes]
     mean = np.mean([plane - level for plane, level in zip(planes, sky, strict=True)], axis=0)
+    # The median absolute deviation, scaled to the standard deviation of normal noise: bright
+    # sources barely change it.
     noise = 1.4826 * float(np.median(np.abs(mean - np.median(mean))))
     peak = max(float(np.quantile(mean, 0.995)), 5 * noise, 1e-9)
-    # Light all over the cutout counts as noise, and a blank one has none.
+    # A galaxy that fills the cutout looks like noise, so the stretch is limited by the peak; a
+    # blank cutout has no noise at all.
     stretch = (min(noise / NOISE_LEVEL, peak / 2) or peak / 2) / brightness
     softening = _softening(peak / stretch)
     black = [level - noise for level in sky]
-    with np.errstate(invalid="ignore", divide="ignore"):  # astropy divides by black pixels first
+    with np.errstate(invalid="ignore", divide="ignore"):  # astropy divides by 0 at black pixels
         rgb = make_lupton_rgb(*planes, minimum=black, stretch=stretch, Q=softening)
-    return np.asarray(rgb[::-1], np.uint8)  # astronomers' images have their first row below
+    # The first row of an astronomical image is at the bottom, that of a picture at the top.
+    return np.asarray(rgb[::-1], np.uint8)
 
 
 def _softening(peak: float) -> float:
-    """Lupton's Q with which `peak` (in units of the stretch) comes out at `PEAK_LEVEL`.
+    """Find Lupton's Q for which `peak` (in units of the stretch) appears at `PEAK_LEVEL`.
 
-    The curve is 0.1 asinh(Q x) / asinh(0.1 Q), as in astropy; it falls as Q grows.
+    The curve is 0.1 asinh(Q x) / asinh(0.1 Q), as in astropy; its value falls as Q grows.
     """
+    # Bisection on a logarithmic scale: nine decades, far below a visible error after 60 steps.
     low, high = 1e-3, 1e6
     for _ in range(60):
         middle = math.sqrt(low * high)
@@ -178,6 +193,7 @@ def _softening(peak: float) -> float:
 
 
 def _clean(plane: NDArray[np.float32]) -> NDArray[np.float64]:
+    # Non-finite pixels would spread through medians and quantiles.
     return np.nan_to_num(np.asarray(plane, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
@@ -187,8 +203,12 @@ def png_url(rgb: NDArray[np.uint8]) -> str:
 
 
 def png(rgb: NDArray[np.uint8]) -> bytes:
-    """A picture (height, width, 3) as PNG: 8 bits a channel, no filter (RFC 2083)."""
+    """A picture (height, width, 3) as PNG: 8 bits per channel, no filter (RFC 2083).
+
+    Written here, so that pictures need no imaging library.
+    """
     height, width, _ = rgb.shape
+    # Each row begins with its filter type: 0 is no filter.
     rows = b"".join(b"\0" + np.ascontiguousarray(row).tobytes() for row in rgb)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))

@@ -1,4 +1,4 @@
-"""Pages as HTML: one template for all of them, everything that is not a chart escaped."""
+"""Renders pages as HTML: one template for all, in which everything but charts is escaped."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from perseid.plaintext import printable
 
 
 def render(page: PageView) -> str:
-    """The page as one document that works offline."""
+    """Render a page as one HTML document that works offline."""
     return environment().get_template("page.html").render(page=page)
 
 
 @cache
 def environment(*packages: str) -> Environment:
-    """The templates of this package, and of others that use its pieces; all text is escaped."""
+    """Templates of this package and of others that use its parts; all text is escaped."""
     found = Environment(
         loader=ChoiceLoader(
             [PackageLoader(name) for name in (*packages, "perseid.measure.present")]
         ),
         autoescape=True,
+        # A misspelled name must be an error, not an empty string in a page.
         undefined=StrictUndefined,
         finalize=_shown,
         trim_blocks=True,
@@ -36,7 +37,7 @@ def environment(*packages: str) -> Environment:
 
 
 def _shown(value: object) -> object:
-    """A text without control characters; escaping comes after this."""
+    """Remove control characters from a text; it is escaped afterwards."""
     if isinstance(value, str) and not isinstance(value, Markup):
         return printable(value)
     return value

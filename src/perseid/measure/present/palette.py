@@ -1,7 +1,7 @@
-"""Colors and patterns of pages and charts, for light and dark, and as a style sheet.
+"""Colors and patterns of pages and charts, for light and dark pages, and their style sheet.
 
-Stages and series take the eight colors that Okabe and Ito chose for all kinds of color vision
-(https://jfly.uni-koeln.de/color/); stages have a pattern, series a dash and a name as well.
+Stages and series use the eight colors that Okabe and Ito chose for all kinds of color vision
+(https://jfly.uni-koeln.de/color/). Stages also differ by pattern, series by dashes and names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STAGES = {
     "collectives": "#e69f00",
     "publish": "#d55e00",
 }
-"""Fill of each stage; the same on light and dark pages."""
+"""Fill color of each stage, the same on light and dark pages."""
 HATCHES = {
     "rendezvous": '<circle cx="2" cy="2" r="1.1"/><circle cx="5" cy="5" r="1.1"/>',
     "fetch": '<path d="M-1 1l2-2M0 6l6-6M5 7l2-2"/>',
@@ -27,7 +27,7 @@ HATCHES = {
     "collectives": '<path d="M0 6l6-6M0 0l6 6"/>',
     "publish": '<path d="M1.5 0v6M4.5 0v6"/>',
 }
-"""What is drawn over a stage's fill, in tiles of 6 x 6 px; init and inference are plain."""
+"""Pattern over the fill of a stage, as SVG tiles of 6 x 6 px; init and inference have none."""
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2", "1 4")
 LIGHT = {
@@ -71,7 +71,7 @@ FILE_STYLES: Mapping[str, Mapping[str, str]] = {
     **{f"f{n}": {"fill": color} for n, color in enumerate(SERIES)},
     **{f"d{n}": {"stroke-dasharray": dash} for n, dash in enumerate(DASHES) if dash},
 }  # fmt: skip
-"""Attributes in place of the classes of a chart that is a file of its own."""
+"""Attributes that replace the classes in a chart that is a file of its own."""
 
 
 @cache
@@ -86,6 +86,7 @@ def style() -> str:
     dashes = [f"svg .d{n} {{ stroke-dasharray: {dash}; }}" for n, dash in enumerate(DASHES) if dash]
     shades = [f"svg .{family}{n} {{ fill: var(--{family}{n}); }}"
               for family in "sm" for n in range(1, 9)]  # fmt: skip
+    # The same variables with other values: charts and rules need no change for a dark page.
     dark = f"@media (prefers-color-scheme: dark) {{ {_variables(DARK)} }}"
     drawn = "\n".join([*stages, *series, *dashes, *shades])
     return f"{_variables(LIGHT)}\n{dark}\n{drawn}\n{rules}"

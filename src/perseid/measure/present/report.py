@@ -1,4 +1,4 @@
-"""``report.html``: one page about one run that works offline, each number with its meaning."""
+"""``report.html``: one page about one run that works offline and explains each number."""
 
 from __future__ import annotations
 
@@ -35,26 +35,25 @@ from perseid.pipeline import layout
 from perseid.pipeline.schema import to_plain
 
 NAMED = 24
-"""Missing ranks and partitions that are named at the top."""
+"""Most missing ranks and partitions that are named at the top."""
 
 
 def render_report(run: MeasuredRun, prices: Prices | None = None) -> str:
-    """The page of a stored run, as one HTML document.
+    """Render the page of a stored run as one HTML document.
 
-    What the run does not have (no catalogue yet, no labels, no redshifts, partitions that are
-    gone) is said in its place.
+    If something is missing (the catalogue, labels, redshifts, partitions), its place says so.
 
     Parameters
     ----------
     run
-        Of a run's folder, from `perseid.measure.sources.load.load_runs`.
+        A run that `perseid.measure.sources.load.load_runs` read from its folder.
     prices
-        Other than the list prices.
+        Prices to use instead of the list prices.
 
     Raises
     ------
     BadInputError
-        The run is none of perseid's, so it has no folder.
+        The run is not a run of perseid, so it has no folder.
     """
     folder = run.folder
     if folder is None:
@@ -92,6 +91,7 @@ def _catalogue(folder: RunFolder) -> CatalogueColumns | None:
         return None
     try:
         return read_catalogue(folder.store)
+    # The keys were listed before: a run that is being replaced may have lost its catalogue.
     except NotFoundError:
         return None
 
@@ -122,9 +122,10 @@ def _status(run: MeasuredRun, folder: RunFolder) -> StatusView:
 
 
 def _lost_partitions(run: MeasuredRun, folder: RunFolder) -> dict[str, str]:
-    """Partitions that were not read, in natural order, each with the reason that is known."""
+    """Reason for each partition that was not read, by its key, in natural order."""
     if folder.summary is not None:
         return dict(folder.summary.lost)
+    # Without a summary, only the records tell which partitions were read.
     read = {part.key for record in run.records for part in record.partitions}
     return {ref.key: "no record" for ref in folder.manifest.partitions if ref.key not in read}
 
@@ -154,7 +155,7 @@ def _tiles(run: MeasuredRun, folder: RunFolder, prices: Prices) -> tuple[Tile, .
 
 
 def _predicted(run: MeasuredRun) -> str:
-    """Of all rows: how many have no prediction."""
+    """Say how many of all rows have no prediction."""
     flagged = sum(record.flagged for record in run.records)
     if not run.rows:
         return "no row was read"
@@ -166,6 +167,7 @@ def _predicted(run: MeasuredRun) -> str:
 def _transport_note(run: MeasuredRun, folder: RunFolder) -> str:
     asked = folder.manifest.settings.transport
     took = run.collectives_seconds
+    # Asked for a faster way, but merged from the store: the reason is among the notes.
     if run.transport == "store" != asked:
         return f"of the ranks' statistics; {asked} was asked for: see the notes below"
     if not took:

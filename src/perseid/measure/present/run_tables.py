@@ -1,4 +1,4 @@
-"""The two tables that users make: one row a run, one row a partition size."""
+"""The two tables of a set of runs: one row per run, and one row per partition size."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ USED_NOTE = (
 def tables(
     runs: Sequence[MeasuredRun], prices: Prices | None = None
 ) -> tuple[TextTable, TextTable]:
-    """The table of runs and the table of partition sizes, from the same runs.
+    """Make the table of runs and the table of partition sizes from the same runs.
 
-    Footnotes that both need stand beneath the second one only.
+    Footnotes that both tables need appear beneath the second one only.
     """
     prices = prices or Prices()
     first, second = run_table(runs, prices), partition_table(runs, prices)
@@ -72,13 +72,13 @@ def tables(
 
 
 def run_table(runs: Sequence[MeasuredRun], prices: Prices) -> TextTable:
-    """One row a run."""
+    """Make the table with one row per run."""
     rows = tuple(_run_row(run, prices) for run in runs)
     return TextTable("Runs", RUN_COLUMNS, rows, _run_notes(runs, prices))
 
 
 def partition_table(runs: Sequence[MeasuredRun], prices: Prices) -> TextTable:
-    """One row for each partition size, data size, world size and batch size."""
+    """Make the table with one row per partition size, data size, world size and batch size."""
     groups: dict[tuple[str | None, str | None, int | None, int | None], list[MeasuredRun]] = {}
     for run in runs:
         key = (run.partition, run.data, run.expected, run.batch_size)
@@ -88,7 +88,7 @@ def partition_table(runs: Sequence[MeasuredRun], prices: Prices) -> TextTable:
 
 
 def bill(run: MeasuredRun, prices: Prices) -> Cost | None:
-    """What the run costs as billed; None if no REPORT says what was configured."""
+    """Cost of a run as billed; None if no REPORT says what was configured."""
     return None if run.usage is None or not run.reports else cost(run.usage, prices)
 
 
@@ -141,7 +141,7 @@ def _worker_cells(durations: Sequence[float]) -> dict[str, Cell]:
 
 
 def _cost_cells(group: Sequence[MeasuredRun], prices: Prices) -> dict[str, Cell]:
-    """Medians over the runs of a group."""
+    """Cells of both costs: medians over the runs of a group."""
     bills = [found for run in group if (found := bill(run, prices)) is not None]
     if not bills:
         return {"cost": number(None), "used": number(None)}
@@ -152,7 +152,8 @@ def _cost_cells(group: Sequence[MeasuredRun], prices: Prices) -> dict[str, Cell]
 
 
 def _ranks(group: Sequence[MeasuredRun]) -> Cell:
-    """``8/130``; of a group, the run that lost most."""
+    """Ranks received and expected, like ``8/130``; for a group, those of the run that lost most."""
+    # The ratio is 0 if the expected number is unknown, so such a run is shown.
     worst = min(group, key=lambda run: run.received / (run.expected or math.inf))
     expected = "?" if worst.expected is None else str(worst.expected)
     text = f"{worst.received}/{expected}"
@@ -171,7 +172,7 @@ def _notes(run: MeasuredRun) -> str:
 
 
 def _tail(name: str, parts: int = 3) -> str:
-    """The last part of a path."""
+    """The last `parts` parts of a path: enough to recognize a run, short enough for a table."""
     pieces = name.rstrip("/").split("/")
     return "/".join(pieces[-parts:])
 

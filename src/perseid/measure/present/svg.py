@@ -1,10 +1,10 @@
-"""A few functions that write SVG: scales, axes, shapes. No colors: classes and a style sheet.
+"""A few functions that write SVG: scales, axes, shapes. Colors are in a style sheet, by class.
 
-A chart that is a file of its own has attributes in place of the classes: programs that lay out
-text (LaTeX, word processors, librsvg) know neither style sheets with variables nor media queries.
+A chart that is a file of its own has attributes in place of classes: programs that lay out text
+(LaTeX, word processors, librsvg) support neither variables in style sheets nor media queries.
 
-All coordinates are pixels of the viewBox; text is drawn as it will be read, so a chart is made for
-the width it will have (`present.charts` makes each for a screen and for a phone).
+All coordinates are pixels of the viewBox. Text keeps its size, so a chart is drawn for the width at
+which it will be shown (`present.charts` draws each chart for a screen and for a phone).
 """
 
 from __future__ import annotations
@@ -21,46 +21,55 @@ from perseid.plaintext import markup, one_line
 
 _CLASS = re.compile(r' class="([^"]*)"')
 CHARACTER = 6.6
-"""Width of a character of chart text (11.5 px), upper bound for digits and lower case."""
+"""Width of a character of chart text (11.5 px) in pixels: an upper bound for digits and lower
+case."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps values to pixels, linearly or by logarithm."""
+    """Maps values to pixels, linearly or logarithmically."""
 
     low: float
+    """Value at the beginning of the scale."""
     high: float
+    """Value at the end of the scale."""
     start: float
+    """Pixel of `low`."""
     end: float
+    """Pixel of `high`."""
     log: bool = False
 
     def __call__(self, value: float) -> float:
         """The pixel of a value."""
         low, high, at = self.low, self.high, value
         if self.log:
+            # A value of 0 has no logarithm: it is drawn far outside.
             low, high, at = math.log10(low), math.log10(high), math.log10(max(value, 1e-300))
+        # A single value is drawn in the middle.
         share = 0.5 if high == low else (at - low) / (high - low)
         return self.start + share * (self.end - self.start)
 
     def ticks(self, count: int) -> list[float]:
-        """About so many round values inside; powers of ten (and 2, 5) on a logarithmic scale."""
+        """About `count` round values in the range; see `log_ticks` for a logarithmic scale."""
         return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high, count)
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round values from `low` to `high`, steps of 1, 2 or 5 times a power of ten."""
+    """Round values from `low` to `high`, at steps of 1, 2 or 5 times a power of ten."""
     if not high > low or count < 1:
         return [low]
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
+    # The tolerance keeps ticks at the very ends in spite of rounding errors.
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5 times powers of ten; powers alone where there would be more than eight."""
+    """1, 2 and 5 times powers of ten in the range; only powers of ten if these are more than
+    eight."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fine = [m * 10.0**d for d in decades for m in (1, 2, 5)]
     fine = [value for value in fine if low * 0.999 <= value <= high * 1.001]
@@ -69,20 +78,20 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def label(value: float) -> str:
-    """The text of a tick at a value."""
+    """Label of a tick at a value."""
     return f"{value:.6g}"
 
 
 @dataclass
 class Svg:
-    """A picture being drawn."""
+    """A picture that is being drawn."""
 
     width: float
     height: float
     parts: list[str] = field(default_factory=list)
 
     def add(self, markup: str) -> None:
-        """Markup as it is."""
+        """Add markup, unchanged."""
         self.parts.append(markup)
 
     def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
@@ -92,7 +101,7 @@ class Svg:
     def rect(
         self, x: float, y: float, width: float, height: float, kind: str, title: str = ""
     ) -> None:
-        """A rectangle; `title` is shown where the pointer rests."""
+        """Draw a rectangle; `title` is shown while the pointer rests on it."""
         tip = f"<title>{escape(title)}</title>" if title else ""
         self.add(
             f'<rect class="{kind}" x="{x:.2f}" y="{y:.2f}" width="{max(width, 0):.2f}" '
@@ -100,14 +109,14 @@ class Svg:
         )
 
     def text(self, x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> None:
-        """One line of text."""
+        """Draw one line of text."""
         self.add(
             f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
             f"{escape(words)}</text>"
         )
 
     def boxes(self, boxes: Iterable[tuple[float, float, float, float]], kind: str) -> None:
-        """Many rectangles (x, y, width, height) as one path."""
+        """Draw many rectangles (x, y, width, height) as one path."""
         path = "".join(f"M{x:.4g} {y:.4g}h{w:.3g}v{h:.3g}h-{w:.3g}z" for x, y, w, h in boxes)
         if path:
             self.add(f'<path class="{kind}" d="{path}"/>')
@@ -123,7 +132,7 @@ class Svg:
         self.add(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{tip}</circle>')
 
     def render(self, title: str, kind: str = "") -> Markup:
-        """The picture as a part of a page; `title` is what a screen reader says."""
+        """The picture as part of a page; screen readers read `title`."""
         words = escape(title)
         return Markup(
             f'<svg class="chart {kind}" role="img" aria-label="{words}" {self._size}>'
@@ -131,7 +140,7 @@ class Svg:
         )
 
     def file(self, title: str) -> str:
-        """The picture as a file of its own, on white, with all colors in attributes."""
+        """The picture as a file of its own, on white, with all colors as attributes."""
         drawn = _CLASS.sub(_attributes, "".join(self.parts))
         return (
             '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -148,7 +157,7 @@ class Svg:
 
 
 def escape(text: str) -> str:
-    """Text inside a picture: one line, no markup."""
+    """Escape a text for a picture: one line, no markup."""
     return markup(one_line(text))
 
 
@@ -161,7 +170,7 @@ def _attributes(match: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class PlotArea:
-    """The part of a picture inside the axes."""
+    """The area of a picture inside the axes."""
 
     svg: Svg
     x: Scale
@@ -177,9 +186,9 @@ class PlotArea:
         x_label: Callable[[float], str] = label,
         y_label: Callable[[float], str] = label,
     ) -> None:
-        """Grid lines, tick labels and names of both axes; the y name stands above its axis.
+        """Draw grid lines, tick labels and the names of both axes; the y name is above its axis.
 
-        `x_ticks`: about how many, or the very values.
+        `x_ticks` is about how many ticks to draw, or the values themselves.
         """
         svg, x, y = self.svg, self.x, self.y
         for value in y.ticks(y_ticks):
@@ -206,8 +215,9 @@ def frame(
     x_log: bool = False,
     y_log: bool = False,
 ) -> PlotArea:
-    """A picture with room for axes on the left and below."""
+    """Make an empty picture with room for axes at the left and at the bottom."""
     svg = Svg(width, height)
     x = Scale(*x_range, left, width - right, x_log)
+    # SVG counts y downwards, so the lowest value is at the largest y.
     y = Scale(*y_range, height - bottom, top, y_log)
     return PlotArea(svg, x, y)

@@ -1,4 +1,4 @@
-"""A grid of runs and the published figures of it: time, throughput and cost, each defined."""
+"""Figures of a grid of runs, like the published ones: time, throughput and cost, each defined."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ from perseid.measure.present.workers import absent
 from perseid.measure.prices import Prices
 
 CHART_WIDTH = 490.0
+"""Width of a figure in pixels: two stand side by side on a page."""
 NOTES = "notes"
-"""Key of the column of words."""
+"""Key of the column with notes."""
 NO_LINE = "Every value of the grid was swept at one point only: there is no line to draw."
 
 
@@ -37,13 +38,13 @@ class SweepFigure:
     """One figure of a sweep."""
 
     name: str
-    """Of its file."""
+    """Name of its file, without extension."""
     title: str
     what: str
-    """The definition of what is drawn."""
+    """Definition of the measure on the vertical axis."""
     chart: LineChart
     repeated: bool
-    """Whether some point is a median of several runs."""
+    """Whether any point is a median over several runs."""
 
     @property
     def series(self) -> tuple[Series, ...]:
@@ -59,10 +60,11 @@ Value = Callable[[MeasuredRun], float | None]
 
 
 def figures(runs: Sequence[MeasuredRun], prices: Prices) -> list[SweepFigure]:
-    """The figures that the runs allow: against data size, batch size and world size."""
+    """Make the figures that the runs allow: against data size, batch size and world size."""
     measures = _measures(prices)
     usual, largest = _usual_batch(runs), _largest(runs)
     one_a_file = [run for run in runs if _one_a_file(run)]
+    # Each figure varies one setting: only runs that agree in the others belong to it.
     axes = (
         (_DATA, tuple(measures), [run for run in one_a_file if _batch(run) == usual]),
         (_BATCH, ("whole", "model", "a"), [r for r in one_a_file if data_mb(r) == largest]),
@@ -81,7 +83,7 @@ def figures(runs: Sequence[MeasuredRun], prices: Prices) -> list[SweepFigure]:
 
 @dataclass(frozen=True)
 class _Measure:
-    """What a figure has on its vertical axis."""
+    """The vertical axis of a figure."""
 
     title: str
     what: str
@@ -91,7 +93,7 @@ class _Measure:
 
 @dataclass(frozen=True)
 class _Axis:
-    """What a figure has on its horizontal axis."""
+    """The horizontal axis of a figure."""
 
     name: str
     title: str
@@ -156,7 +158,7 @@ def _times() -> dict[str, _Measure]:
 def _figure(
     name: str, measure: _Measure, axis: _Axis, runs: Sequence[MeasuredRun]
 ) -> list[SweepFigure]:
-    """One figure, a line per partition size; none where no line has two points."""
+    """Make one figure with a line per partition size; none if no line has two points."""
     groups: dict[str, dict[float, list[tuple[float, bool]]]] = {}
     for run in runs:
         at, value = axis.value(run), measure.value(run)
@@ -186,7 +188,7 @@ def _series(label: str, points: Mapping[float, Sequence[tuple[float, bool]]]) ->
 
 
 def data_mb(run: MeasuredRun) -> float | None:
-    """Nominal size of the data, MB of 2^20 bytes: as its result path says, else of its files."""
+    """Nominal size of the data in MB of 2^20 bytes, from the result path or else from the files."""
     nominal = ResultPath("", run.data or "", "").data_gb
     if nominal is not None:
         return round(nominal * 1024, 3)
@@ -204,13 +206,13 @@ def _batch(run: MeasuredRun) -> int:
 
 
 def _usual_batch(runs: Sequence[MeasuredRun]) -> int:
-    """512 where some run has it, else the largest."""
+    """The batch size of most figures: 512 if any run has it, otherwise the largest."""
     sizes = {_batch(run) for run in runs}
     return DEFAULT_BATCH if DEFAULT_BATCH in sizes else max(sizes, default=DEFAULT_BATCH)
 
 
 def _one_a_file(run: MeasuredRun) -> bool:
-    """Whether it had a rank for each partition."""
+    """Whether a run had one rank per partition; assumed for runs without a folder."""
     if run.folder is None:
         return True
     return run.folder.manifest.world_size == len(run.folder.manifest.partitions)
@@ -224,7 +226,7 @@ _WORLD = _Axis("world", "world size", "world size (ranks)", lambda run: float(ru
 
 
 def render_sweep(runs: Sequence[MeasuredRun], prices: Prices | None = None) -> str:
-    """One page with the figures and both tables of a sweep."""
+    """Render one page with the figures and both tables of a sweep."""
     prices = prices or Prices()
     drawn = tuple(_figure_section(figure) for figure in figures(runs, prices))
     page = PageView(
@@ -270,7 +272,7 @@ def _figure_section(figure: SweepFigure) -> Section:
 
 
 def _table_section(ident: str, table: TextTable) -> tuple[Section]:
-    """Columns that are empty are left out; the notes of a row stand beneath its numbers."""
+    """Section with a table, without its empty columns; notes appear beneath the row's numbers."""
     columns = tuple(column for column in table.filled() if column.key != NOTES)
     beneath = tuple(row[NOTES].text for row in table.rows if NOTES in row)
     heads = tuple(Head(c.head, "number" if c.numeric else "word") for c in columns)

@@ -1,4 +1,4 @@
-"""Numbers as people read them, and tables of them as text, Markdown and CSV."""
+"""Formats numbers for people, and tables of them as text, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -15,39 +15,41 @@ from perseid.plaintext import csv_cell, one_line
 
 FORMATS = ("text", "markdown", "csv")
 MISSING = "–"
+"""Text of a cell without a value."""
 NOTE = 44
-"""Characters of a line of words in a text table."""
+"""Most characters per line in a text column of a text table."""
 GAP = "  "
-"""Between two columns of a text table."""
+"""Space between two columns of a text table."""
 HEAD = 8
-"""A head is not wrapped narrower than this."""
+"""Fewest characters per line to which a head is wrapped."""
 FOOTNOTE = 110
+"""Most characters per line of a footnote."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One value of a table: what is shown, and what a program reads."""
+    """One cell of a table: the text for people, and the value for programs."""
 
     text: str
     value: str | float | int | None = None
-    """For CSV: the unrounded number; None leaves the field empty."""
+    """Value in CSV, not rounded; None leaves the field empty."""
 
 
 @dataclass(frozen=True)
 class TableColumn:
-    """One column of a table: its key, its head and how it is set."""
+    """One column of a table: its key, its head and its layout."""
 
     key: str
     head: str
     numeric: bool = True
-    """Set flush right."""
+    """Whether it holds numbers, which are aligned right."""
     names_row: bool = False
-    """Whether it says which row this is: repeated where a table is cut to fit."""
+    """Whether it identifies the row: it is repeated if a table is cut to fit."""
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table with its definitions beneath it."""
+    """A table, with definitions as footnotes."""
 
     title: str
     columns: tuple[TableColumn, ...]
@@ -55,18 +57,20 @@ class TextTable:
     footnotes: tuple[str, ...] = field(default=())
 
     def render(self, form: str, width: int | None = None) -> str:
-        """As ``text``, ``markdown`` or ``csv`` (without title and footnotes); ends in a newline.
+        """Format as ``text``, ``markdown`` or ``csv`` (without title and footnotes).
+
+        The result ends in a newline.
 
         Parameters
         ----------
         width
-            Columns of the terminal. A ``text`` table that is wider is cut into several, one
-            beneath the other, each with the columns that name its rows. None: no limit.
+            Width of the terminal in characters. A wider ``text`` table is cut into several, one
+            beneath the other, each with the columns that identify its rows. None: no limit.
 
         Raises
         ------
         BadInputError
-            There is no such form.
+            The form is unknown.
         """
         if form == "text":
             return _text(self, width)
@@ -77,7 +81,7 @@ class TextTable:
         raise BadInputError(f"no table format {form!r}: use one of {', '.join(FORMATS)}")
 
     def filled(self) -> tuple[TableColumn, ...]:
-        """The columns in which at least one row has a value; all of them where there is no row."""
+        """The columns in which at least one row has a value; all columns if there is no row."""
         return tuple(
             column
             for column in self.columns
@@ -86,14 +90,17 @@ class TextTable:
 
 
 def number(value: float | None, digits: int = 4) -> Cell:
-    """At most so many significant figures, without exponent where it stays readable."""
+    """A number as a cell with at most `digits` significant figures."""
     if value is None or not math.isfinite(value):
         return Cell(MISSING)
     return Cell(significant(value, digits), value)
 
 
 def significant(value: float, digits: int = 4) -> str:
-    """``1234.5`` -> ``1234``; ``0.97167`` -> ``0.9717``; ``0.000054`` stays."""
+    """Round to significant figures, without an exponent unless the number is tiny.
+
+    ``1234.5`` -> ``1234``; ``0.97167`` -> ``0.9717``; ``0.000054`` -> ``0.00005400``.
+    """
     if value == 0:
         return "0"
     places = digits - 1 - math.floor(math.log10(abs(value)))
@@ -103,12 +110,12 @@ def significant(value: float, digits: int = 4) -> str:
 
 
 def dollars(value: float) -> str:
-    """Three figures; what is less than a tenth of a millionth is said to be so."""
+    """USD with three significant figures; a price below a tenth of a millionth is only bounded."""
     return "< 0.0000001" if 0 < value < 1e-7 else significant(value, 3)
 
 
 def quantity(value: float) -> str:
-    """A count as it is, with thousands apart; anything else in four figures, or two if tiny."""
+    """A whole number with separated thousands; others with four figures, or two if tiny."""
     if value == round(value):
         return f"{value:,.0f}"
     return significant(value, 4) if value >= 1e-3 else f"{value:.1e}"
@@ -120,7 +127,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def seconds(value: float | None) -> Cell:
-    """Seconds: two places below 100, one below 1000, three places below one."""
+    """Seconds as a cell: three decimal places below 1, two below 100, one below 1,000."""
     if value is None or not math.isfinite(value):
         return Cell(MISSING)
     places = 3 if value < 1 else 2 if value < 100 else 1 if value < 1000 else 0
@@ -141,21 +148,22 @@ def word(value: str | None) -> Cell:
 
 @dataclass(frozen=True)
 class _Set:
-    """A column as lines of text."""
+    """A column of a text table, as lines."""
 
     cells: tuple[tuple[str, ...], ...]
-    """The head's lines, then each row's."""
+    """Lines of the head, then those of each row."""
     numeric: bool
 
     @property
     def width(self) -> int:
-        """Of the longest line."""
+        """Length of the longest line."""
         return max(len(line) for cell in self.cells for line in cell)
 
 
 def _text(table: TextTable, width: int | None) -> str:
     columns = table.filled()
     named = [_wrapped_column(table, column, width) for column in columns if column.names_row]
+    # The columns that identify a row appear in every part of the table: all others get the rest.
     room = None
     if width is not None:
         room = max(HEAD, width - sum(one.width + len(GAP) for one in named))
@@ -180,7 +188,7 @@ def _text(table: TextTable, width: int | None) -> str:
 
 
 def _wrapped_column(table: TextTable, column: TableColumn, width: int | None) -> _Set:
-    """Head and cells as lines: a head no wider than its cells need, a note no wider than NOTE."""
+    """Wrap head and cells: the head to the width of its cells, notes to at most `NOTE`."""
     widest = min(NOTE, width or NOTE)
     cells = [one_line(row[column.key].text) for row in table.rows]
     longest = max([*map(len, cells), *map(len, column.head.split()), HEAD])
@@ -190,11 +198,12 @@ def _wrapped_column(table: TextTable, column: TableColumn, width: int | None) ->
 
 
 def _blocks(sets: Sequence[_Set], named: Sequence[_Set], width: int | None) -> list[list[_Set]]:
-    """The columns in groups that fit; each begins with those that name the rows."""
+    """Group the columns so that each group fits; each begins with those that identify the rows."""
     blocks: list[list[_Set]] = [[]]
     for one in sets:
         used = sum(other.width + len(GAP) for other in blocks[-1])
         own = [other for other in blocks[-1] if other not in named]
+        # A column that is too wide by itself still gets a group, or the loop would never place it.
         if width is not None and own and used + one.width > width:
             blocks.append(list(named))
         blocks[-1].append(one)
@@ -213,7 +222,7 @@ def _block_lines(block: Sequence[_Set]) -> list[str]:
 def _row_lines(
     row: Sequence[Sequence[str]], block: Sequence[_Set], *, bottom: bool
 ) -> Iterator[str]:
-    """The lines of a row: heads stand at their bottom, values at their top."""
+    """Lines of a row; heads are aligned at the bottom, values at the top."""
     height = max(map(len, row))
     for number in range(height):
         parts = []
@@ -236,7 +245,7 @@ def _markdown(table: TextTable) -> str:
 
 
 def _markdown_cell(text: str) -> str:
-    """One line that neither ends the cell nor is HTML."""
+    """A cell as one line, in which nothing ends the cell or counts as HTML."""
     return escape(one_line(text), quote=False).replace("|", "\\|")
 
 

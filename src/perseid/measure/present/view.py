@@ -1,4 +1,5 @@
-"""What a page holds before it is HTML: plain text and charts; nothing is markup by accident."""
+"""Content of a page before it becomes HTML: plain text and charts, so nothing is markup by
+accident."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import ClassVar
 from markupsafe import Markup
 
 WIDE, NARROW = 1000.0, 320.0
-"""Width of a chart in a page's column, px: on a screen and on a phone."""
+"""Width of a chart in pixels, on a screen and on a phone."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,12 @@ class Tile:
     name: str
     value: str
     what: str
-    """What it is the figure of."""
+    """Explanation of the figure."""
 
 
 @dataclass(frozen=True)
 class StatusView:
-    """Whether all is there, in a word and a sentence."""
+    """Whether the run is complete, in a word and a sentence."""
 
     complete: bool
     word: str
@@ -33,7 +34,7 @@ class StatusView:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A sentence or more; a note is set smaller."""
+    """One or more sentences; a note is set smaller."""
 
     kind: ClassVar[str] = "paragraph"
     text: str
@@ -61,7 +62,7 @@ class Figure:
     def drawn(
         cls, draw: Callable[[float, str], Markup], caption: str, wide: float = WIDE
     ) -> Figure:
-        """From a function of the width (px) and the class of the chart."""
+        """Draw both charts by a function of the width in pixels and the class of the chart."""
         return cls(draw(wide, "wide"), draw(min(wide, NARROW), "narrow"), caption)
 
 
@@ -71,7 +72,7 @@ class Head:
 
     text: str
     kind: str = "number"
-    """``word``, ``number`` or ``bar``."""
+    """Kind of its cells: ``word``, ``number`` or ``bar``."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,15 @@ class TableEntry:
 
     text: str = ""
     note: str = ""
-    """A quiet line below."""
+    """A less prominent line below the text."""
     unit: str = ""
     share: float | None = None
-    """Length of a bar, 0 to 1; the bar is decoration, its number stands in another cell."""
+    """Length of a bar from 0 to 1; None: no bar. The number itself is in another cell."""
 
 
 @dataclass(frozen=True)
 class DataTable:
-    """A table; the first entry of each row is the row's head."""
+    """A table; the first entry of each row is the head of the row."""
 
     kind: ClassVar[str] = "table"
     heads: tuple[Head, ...]
@@ -96,14 +97,14 @@ class DataTable:
     caption: str = ""
     foot: tuple[TableEntry, ...] = ()
     row_notes: tuple[str, ...] = ()
-    """A sentence beneath each row, over its whole width; empty if no row has one."""
+    """Sentence beneath each row, over the whole width; empty if no row has one."""
     stacks: bool = False
-    """Whether it has many columns: on a narrow page each row becomes a list of its values."""
+    """Whether each row becomes a list of its values on a narrow page, for many columns."""
 
 
 @dataclass(frozen=True)
 class Beside:
-    """A chart with a table at its side."""
+    """A chart with a table beside it."""
 
     kind: ClassVar[str] = "beside"
     figure: Figure
@@ -112,11 +113,11 @@ class Beside:
 
 @dataclass(frozen=True)
 class Legend:
-    """What the colors and patterns of a chart stand for."""
+    """The meaning of the colors and patterns of a chart."""
 
     kind: ClassVar[str] = "legend"
     entries: tuple[tuple[str, str], ...]
-    """(name of the style, words)."""
+    """Entries (name of the style, words)."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class GalleryObject:
     """One object of a gallery."""
 
     image: str | None
-    """A ``data:`` URL of a PNG, or None."""
+    """Picture as the ``data:`` URL of a PNG; None without one."""
     alternative: str
     """What the image shows, or why there is none."""
     title: str
@@ -141,7 +142,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Preformatted:
-    """Text as it is, e.g. JSON."""
+    """Preformatted text, e.g. JSON."""
 
     kind: ClassVar[str] = "preformatted"
     text: str
@@ -149,7 +150,7 @@ class Preformatted:
 
 @dataclass(frozen=True)
 class Definitions:
-    """Terms and what they mean."""
+    """Terms with their definitions."""
 
     kind: ClassVar[str] = "definitions"
     pairs: tuple[tuple[str, str], ...]
@@ -173,17 +174,17 @@ class Section:
     """One card of a page."""
 
     ident: str
-    """Its anchor."""
+    """Its anchor in the page."""
     title: str
     lead: str = ""
     parts: tuple[Part, ...] = ()
     half: bool = False
-    """Whether two of its kind stand side by side where there is room."""
+    """Whether two such sections are placed side by side if there is room."""
 
 
 @dataclass(frozen=True)
 class PageView:
-    """A whole page; nothing in it points anywhere outside."""
+    """A whole page, without references to anything outside."""
 
     title: str
     eyebrow: str

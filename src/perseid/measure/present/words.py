@@ -1,4 +1,4 @@
-"""What the figures of a report mean, in the words that stand beside them."""
+"""Explanations of the figures of a report, as they appear beside them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ METRICS = {
     "outliers_low_z": ("Outliers, near", "share with |dz| > 0.05"),
 }
 PLACES = {"mse": 6, "r2": 4}
-"""Decimal places other than five."""
+"""Decimal places of metrics that do not have five."""
 THROUGHPUT = {
     "a": ("Throughput (a), model", "sum over ranks of bits / model time"),
     "b": ("Throughput (b), map", "all bits / time of the map: first start to last end"),

@@ -1,4 +1,4 @@
-"""Sections of a report about the workers: their time, their durations, what they cost."""
+"""Sections of a report about the workers: their timeline, durations and cost."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ OVERLAP = (
 
 
 def absent(ident: str, title: str, words: str) -> Section:
-    """A section that says why there is nothing in it."""
+    """A section that only says why it is empty."""
     return Section(ident, title, parts=(Paragraph(words),))
 
 
 def timeline_section(run: MeasuredRun) -> Section:
-    """What each rank did, and when."""
+    """Section that shows what each rank did, and when."""
     title, lanes = "Workers in time", _lanes(run)
     stages = stages_used(lanes)
     if not stages:
@@ -57,7 +57,7 @@ def timeline_section(run: MeasuredRun) -> Section:
 
 
 def _lanes(run: MeasuredRun) -> list[Lane]:
-    """A lane for every expected rank, in seconds since the first moment of all."""
+    """A lane for every expected rank, in seconds since the first start of any rank."""
     known = {record.rank: record.timeline for record in run.records}
     starts = [start for bars in known.values() for _, start, _ in bars]
     zero = min(starts, default=0.0)
@@ -72,10 +72,11 @@ def _lanes(run: MeasuredRun) -> list[Lane]:
 
 
 def duration_section(run: MeasuredRun) -> Section:
-    """How long the workers took, all of them."""
+    """Section about the durations of all workers."""
     if not run.durations:
         return absent("durations", "Durations", "Nothing says how long the workers took.")
     count, of = len(run.durations), run.duration_of
+    # Without REPORT lines, only ranks that left a record have a duration, and no retry shows.
     whose, retries = ("rank", "")
     if run.reports:
         whose, retries = "invocation", ", failed ones and retries included"
@@ -89,9 +90,11 @@ def duration_section(run: MeasuredRun) -> Section:
 
 
 def _stage_table(run: MeasuredRun) -> Iterable[Heading | DataTable]:
-    """Percentiles of each stage over the ranks whose records have stages."""
+    """Table with percentiles of each stage, over the ranks whose records have stages."""
     records = [record.stages for record in run.records if record.stages]
     named = {name for stages in records for name in stages}
+    # Known stages in the order of the timeline, then others (scripts may have their own), then the
+    # total.
     order = [*(stage for stage in STAGES if stage in named), *sorted(named - {*STAGES, "total"})]
     rows = []
     for stage in [*order, *({"total"} & named)]:
@@ -106,7 +109,7 @@ def _stage_table(run: MeasuredRun) -> Iterable[Heading | DataTable]:
 
 
 def cost_section(run: MeasuredRun, prices: Prices, *, on_aws: bool) -> Section:
-    """The bill, one line a service."""
+    """Section with the bill, one line per service."""
     cost = bill(run, prices)
     if cost is None:
         return absent("cost", "Cost", "No REPORT line says what was configured and billed.")

@@ -1,5 +1,5 @@
-"""Where measurements come from: run folders, published result trees, logs, histories.
+"""Sources of measurements: run folders, published result trees, logs, histories.
 
-`load_runs` reads any of them and gives `MeasuredRun` of `perseid.measure.measured_run`, the one
-type that the presentation works from.
+`load_runs` reads any of them as `perseid.measure.measured_run.MeasuredRun`, the one type that
+tables, charts and pages are made from.
 """

@@ -1,5 +1,4 @@
-"""What a summary says of the model's classes and distributions; what is not as it should be is
-left out."""
+"""Reads what a summary says about classes and distributions; malformed values are left out."""
 
 from __future__ import annotations
 
@@ -8,11 +7,12 @@ from perseid.measure.folder import ClassificationMeasures, DistributionMeasures
 
 
 def classification(summary: Fields) -> ClassificationMeasures | None:
-    """The summary's ``classification``; None if there is none, or one that is not whole."""
+    """The summary's ``classification``; None if it is missing or incomplete."""
     found = summary.inner("classification")
     classes, rows = found.texts("classes"), found.items("confusion")
     confusion = tuple(tuple(_counts(row)) for row in rows)
     scores = found.rows("by_class")
+    # The charts need a square matrix with a name and scores for each class.
     if not classes or {len(row) for row in confusion} != {len(classes)}:
         return None
     if len(confusion) != len(classes) or len(scores) != len(classes):
@@ -43,13 +43,13 @@ def distributions(summary: Fields) -> DistributionMeasures | None:
 
 
 def coverage(of: Fields) -> dict[str, float]:
-    """The ``coverage`` of a part of the summary, by the probability as text."""
+    """The ``coverage`` in a part of the summary, by the probability as text."""
     found = of.inner("coverage")
     shares = {name: found.number(name) for name in found.names() if as_number(name) is not None}
     return {name: share for name, share in shares.items() if share is not None}
 
 
 def _counts(value: object) -> list[int]:
-    """A list of whole numbers of at least 0; anything else in it is 0."""
+    """A list of whole numbers of at least 0, in which anything else becomes 0."""
     numbers = [as_number(one) for one in value] if isinstance(value, (list, tuple)) else []
     return [round(number) if number is not None and number > 0 else 0 for number in numbers]

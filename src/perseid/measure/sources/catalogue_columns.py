@@ -1,4 +1,4 @@
-"""The catalogue of a run as arrays: what pictures and figures are made of."""
+"""The catalogue of a run as arrays, for pictures and charts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from perseid.errors import BadInputError
 from perseid.pipeline.catalogue_reader import StoredCatalogue
 from perseid.storage import Storage
 
+# Only these: a catalogue may have many further columns, which would take memory for nothing.
 _READ = (
     "partition", "row", "object_id", "z_pred", "z_spec", "label", "flag",
     "anomaly_score", "anomaly_rank",
@@ -20,47 +21,52 @@ _READ = (
 
 @dataclass(frozen=True, eq=False)
 class CatalogueColumns:
-    """One row an object, in the order of the file; NaN or 0 where a value is missing."""
+    """Columns of a catalogue, one row per object, in the order of the file.
+
+    Each array has shape (objects,); a missing value is NaN or 0.
+    """
 
     partition: NDArray[np.object_]
     """Key of the partition."""
     row: NDArray[np.int64]
-    """Row in it."""
+    """Row in the partition."""
     object_id: NDArray[np.object_] | None
-    """Integers or text, None if a single one is missing; None if the survey has no ids."""
+    """Ids, integers or text, with None for a missing one; None if the survey has no ids."""
     z_pred: NDArray[np.float64]
-    """NaN where the model predicts no redshift."""
+    """Predicted redshift; NaN without a prediction."""
     z_spec: NDArray[np.float64]
+    """Spectroscopic redshift; NaN if unknown."""
     label: NDArray[np.int64] | None
-    """Masked where single ones are missing; None if the survey has no labels."""
+    """Labels, masked for objects without one; None if the survey has no labels."""
     flag: NDArray[np.int64]
-    """Not 0: a row without a prediction."""
+    """0 for a row with a prediction; any other value says why there is none."""
     score: NDArray[np.float64]
+    """Anomaly score; NaN without one."""
     rank: NDArray[np.int64]
-    """1 for the most anomalous; 0 for a row without a score."""
+    """Anomaly rank, 1 for the most anomalous object; 0 for a row without a score."""
 
     def __len__(self) -> int:
         return len(self.row)
 
     def most_anomalous(self, count: int) -> NDArray[np.int64]:
-        """Row numbers of this table by anomaly rank, at most `count`."""
+        """Indices of the `count` most anomalous objects, by anomaly rank."""
         ranked = np.flatnonzero(self.rank > 0)
         return np.asarray(ranked[np.argsort(self.rank[ranked], kind="stable")][:count], np.int64)
 
     def compared(self) -> NDArray[np.bool_]:
-        """Rows with both a predicted and a spectroscopic redshift."""
+        """Mask of the rows with both a predicted and a spectroscopic redshift."""
         return np.isfinite(self.z_pred) & np.isfinite(self.z_spec)
 
 
 def read_catalogue(store: Storage) -> CatalogueColumns:
-    """The catalogue of the run at this prefix.
+    """Read the catalogue of the run at this prefix.
 
     Raises
     ------
     NotFoundError
-        The run has none (yet).
+        The run has no catalogue (yet).
     BadInputError
-        The object is not such a table.
+        The object is not a catalogue.
     """
     stored = StoredCatalogue(store)
     missing = {"partition", "row"} - set(stored.schema.names)
@@ -85,7 +91,7 @@ def read_catalogue(store: Storage) -> CatalogueColumns:
 
 
 def _has(table: Any, name: str) -> bool:
-    """Whether the column is there with at least one value."""
+    """Whether a column exists and has at least one value."""
     return name in table.column_names and table[name].null_count < len(table)
 
 

@@ -1,4 +1,4 @@
-"""A file that somebody names as a source: its text, and its JSON values where it has them."""
+"""A file that was named as a source: its text, and its JSON values if it has any."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from perseid.textfile import decode, read_text
 
 @dataclass(frozen=True)
 class Document:
-    """A file that was found and read: its text, and its JSON values if it has any."""
+    """A file that was read: its text, and its JSON values if it has any."""
 
     source: str
     """Its path or URL."""
     text: str
+    """Its decoded text."""
     values: tuple[object, ...] | None
-    """The JSON (or YAML) values that it consists of; None: it is plain text."""
+    """JSON or YAML values that the file consists of; None if it is plain text."""
     why_not: str = ""
-    """What is wrong with a file that begins like JSON and is none."""
+    """What is wrong with a file that begins like JSON but is not JSON; otherwise empty."""
 
     @property
     def events(self) -> list[object]:
-        """The list of events that the only value is or contains; empty if there is none."""
+        """The events, if the file is one list of events or an object with one; otherwise empty."""
         if self.values is None or len(self.values) != 1:
             return []
         value = self.values[0]
@@ -34,20 +35,21 @@ class Document:
 
     @property
     def is_history(self) -> bool:
-        """Whether it is the history of an execution of a state machine."""
+        """Whether the file is the history of an execution of a state machine."""
         first = Fields(next(iter(self.events), None))
+        # An event of a log may have a type and an id as well, but it has a message.
         return "type" in first and "id" in first and "message" not in first
 
     @property
     def is_records(self) -> bool:
-        """Whether it is a list of rank records, or of nothing."""
+        """Whether the file is a list of rank records, which may be empty."""
         if self.values is None or len(self.values) != 1 or not isinstance(self.values[0], list):
             return False
         return not _is_log(self.values[0])
 
 
 def read_document(source: str) -> Document:
-    """A file by path or URL; raises `BadInputError` if it cannot be read."""
+    """Read a file by path or URL; raises `BadInputError` if it cannot be read."""
     if "://" in source:
         store, name = Storage.holding(source)
         return document(decode(store.get(name), source), source)
@@ -55,7 +57,7 @@ def read_document(source: str) -> Document:
 
 
 def document(text: str, source: str) -> Document:
-    """A file from its text."""
+    """Make a document from the text of a file."""
     try:
         values = json_values(text)
     except ValueError as error:
@@ -66,9 +68,9 @@ def document(text: str, source: str) -> Document:
 
 
 def json_values(text: str) -> list[object] | None:
-    """JSON values, one or several after each other; None if the text does not begin with one.
+    """Parse one or several JSON values in a row; None if the text does not begin with one.
 
-    Raises `ValueError` where it does and then goes on as something else.
+    Raises `ValueError` if it begins like JSON, but is not JSON to the end.
     """
     if not text.lstrip().startswith(("{", "[", '"')):
         return None
@@ -86,7 +88,7 @@ def json_values(text: str) -> list[object] | None:
 
 
 def _is_log(values: list[object]) -> bool:
-    """Whether a list is of log events rather than of records: messages, or rows of a query."""
+    """Whether a list consists of log events or rows of a log query, rather than of records."""
     first = values[0] if values else None
     fields = Fields(first)
     return (

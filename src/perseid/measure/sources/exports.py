@@ -1,9 +1,9 @@
-"""Log events out of every form in which they leave CloudWatch: the one reader of exported logs.
+"""Reads log events from all forms in which CloudWatch exports them.
 
 The command line writes JSON, YAML, text and tables of ``filter-log-events``, ``get-log-events``,
 ``get-query-results`` and ``tail``; the console writes CSV, JSON, Markdown and tables in ASCII;
 export tasks and subscriptions write lines and JSON, compressed
-(https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/). Whatever is none of them is plain text.
+(https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/). Any other file is plain text.
 """
 
 from __future__ import annotations
@@ -25,42 +25,44 @@ _YAML = re.compile(
 _TEXT_EVENT = re.compile(
     r"^EVENTS\t(?:\d{20,}\t)?\d{13}\t(?:(\S*\[\S+)\t)?(.*?)\t(\d{13})$", re.MULTILINE | re.DOTALL
 )
-"""``--output text``: values by their keys' names, the message may have tabs and line breaks."""
+"""An event of ``--output text``: values in the order of their keys' names. The message may contain
+tabs and line breaks."""
 _TAIL = re.compile(r"^(\d{4}-\d\d-\d\dT\S+) (\d{4}/\d\d/\d\d/\S*\[[^\]\s]+\]\S+) (.*)$", re.DOTALL)
-"""``aws logs tail``: time, stream, message."""
+"""A line of ``aws logs tail``: time, stream, message."""
 _MESSAGE = ("message", "@message")
 _TIME = ("timestamp", "@timestamp")
 _STREAM = ("logStreamName", "@logStream", "logStream", "log stream name")
 _EVENT_KEYS = {*_TIME, *_STREAM, "eventId", "ingestionTime", "@ptr", "id"}
 _HEAD_LINES = 12
+"""Lines at the beginning of a file in which a table must show its head."""
 
 
 @dataclass(frozen=True)
 class LogText:
-    """One file of a log, read."""
+    """Content of one file of a log."""
 
     events: tuple[LogEvent, ...] = ()
-    """Where the file is an export of events."""
+    """Events, if the file is an export of events."""
     lines: str = ""
-    """Where it is plain text."""
+    """The whole text, if the file is plain text."""
 
     @property
     def size(self) -> float:
-        """Characters of the messages, about what was ingested."""
+        """Number of characters of all messages: about the bytes that CloudWatch ingested."""
         return float(len(self.lines) + sum(len(event.text) for event in self.events))
 
 
 def read_log_text(text: str, values: Sequence[object] | None, source: str) -> LogText:
-    """A log in any of its forms.
+    """Read a log in any of its forms.
 
     Parameters
     ----------
     text
-        The file, decoded.
+        Decoded content of the file.
     values
-        The JSON values that the file consists of; None if it does not.
+        JSON values that the file consists of; None if it is not JSON.
     source
-        Its name, for errors.
+        Name of the file, for errors.
     """
     if values is not None:
         return LogText(events=tuple(_of_values(values)))
@@ -78,16 +80,17 @@ def read_log_text(text: str, values: Sequence[object] | None, source: str) -> Lo
 
 
 _MAX_HEAD = 20_000
+"""Characters at the beginning of a file that are looked at to tell its form."""
 
 
 def yaml_values(text: str, source: str) -> list[object] | None:
-    """The value of a file that ``--output yaml`` wrote; None if it is not such a file.
+    """Parse a file that ``--output yaml`` wrote; None if it is not such a file.
 
-    Raises `BadInputError` where the file is broken.
+    Raises `BadInputError` if the file is broken.
     """
     if not _YAML.search(text[:_MAX_HEAD]):
         return None
-    import yaml  # slow to import, and few need it
+    import yaml  # slow to import and rarely needed
 
     try:
         return [yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))]
@@ -96,10 +99,10 @@ def yaml_values(text: str, source: str) -> list[object] | None:
 
 
 def invocations_of(texts: Iterable[LogText]) -> list[Invocation]:
-    """All invocations that some files of a log tell of.
+    """All invocations in the files of a log.
 
-    Events that name their stream are put together by it; all others by their request ids, as
-    plain text is.
+    Events that name their stream are assembled by stream; all others by request id, like plain
+    text.
     """
     lines: list[str] = []
     named: list[LogEvent] = []
@@ -132,8 +135,9 @@ def _of_object(value: Mapping[str, object], stream: str) -> Iterator[LogEvent]:
             yield from _of_values(fields.items(name), stream)
             return
     message = next((name for name in _MESSAGE if name in fields), None)
+    # A function may log JSON with a message of its own: an event has a time, a stream or an id.
     if message is None or "level" in fields or not _EVENT_KEYS & set(fields.names()):
-        yield LogEvent(stream, None, json.dumps(value, default=str))  # a line of a log in JSON
+        yield LogEvent(stream, None, json.dumps(value, default=str))
         return
     text = fields.text(message)
     when = next((_time(value[name]) for name in _TIME if name in fields), None)
@@ -141,7 +145,7 @@ def _of_object(value: Mapping[str, object], stream: str) -> Iterator[LogEvent]:
 
 
 def _of_list(value: list[object], stream: str) -> Iterator[LogEvent]:
-    """A row of an Insights query, a row of chosen values, or a list of events."""
+    """Events of a list: a row of an Insights query, a row of selected values, or several events."""
     if value and all(isinstance(item, Mapping) and "field" in item for item in value):
         row = {str(item["field"]): item.get("value") for item in value if isinstance(item, Mapping)}
         yield from _of_object(row, stream)
@@ -149,6 +153,7 @@ def _of_list(value: list[object], stream: str) -> Iterator[LogEvent]:
     texts = [item for item in value if isinstance(item, str)]
     times = [item for item in value if isinstance(item, (int, float))]
     if texts and len(times) == 1:
+        # Selected with --query, values have no names: the longest text is the message.
         yield LogEvent(stream, _time(times[0]), max(texts, key=len))
         return
     yield from _of_values(value, stream)
@@ -164,7 +169,7 @@ def _of_rows(rows: Iterable[Mapping[str, str]]) -> Iterator[LogEvent]:
 
 
 def _of_tail(text: str) -> Iterator[LogEvent]:
-    """Lines without a time and a stream of their own belong to the event before them."""
+    """Events of ``aws logs tail``; a line without time and stream continues the event before it."""
     open_one: LogEvent | None = None
     for line in text.split("\n"):
         match = _TAIL.match(line)
@@ -180,13 +185,13 @@ def _of_tail(text: str) -> Iterator[LogEvent]:
 
 
 def _is_head(line: str) -> bool:
-    """Whether a line names the columns of a table of log events."""
+    """Whether a line is the head of a table of log events."""
     names = {name.strip(' "|\t') for name in re.split(r"[,;\t|]", line)}
     return bool(names & set(_MESSAGE)) and bool(names & {*_TIME, *_STREAM, "@ptr"})
 
 
 def _table_rows(text: str) -> Iterator[dict[str, str]]:
-    """Rows of a table that is drawn with ``|``, ``-`` and ``+``; a cell may have line breaks."""
+    """Rows of a table that is drawn with ``|``, ``-`` and ``+``; cells may contain line breaks."""
     names: list[str] = []
     for line in _table_lines(text):
         inner = line.strip().strip("|")
@@ -201,7 +206,7 @@ def _table_rows(text: str) -> Iterator[dict[str, str]]:
 
 
 def _cells(line: str, count: int, after: int) -> list[str]:
-    """Cells of a row, of which the message may hold the separator: `after` cells follow it."""
+    """Cells of a row; the message, which `after` cells follow, may contain the separator."""
     parts = line.split("|")
     before = count - after - 1
     end = len(parts) - after
@@ -210,6 +215,7 @@ def _cells(line: str, count: int, after: int) -> list[str]:
 
 
 def _table_lines(text: str) -> Iterator[str]:
+    """Lines of a drawn table; those of a cell with line breaks are joined."""
     held = ""
     for line in text.split("\n"):
         held = f"{held}\n{line}" if held else line
@@ -224,7 +230,7 @@ def _first_text(fields: Fields, names: Sequence[str]) -> str | None:
 
 
 def _time(value: object) -> float | None:
-    """Seconds since the epoch from milliseconds, seconds or a written time."""
+    """Seconds since the epoch, from milliseconds, seconds or a written time."""
     number = as_number(value)
     if number is None:
         return timestamp(str(value))

@@ -1,4 +1,4 @@
-"""The logs that lie in a run's folder, and the REPORTs in them."""
+"""Reads the logs in a run's folder, and the REPORTs in them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ SUMMARIZE_LOG = f"{layout.LOGS}/summarize.log"
 
 @dataclass(frozen=True)
 class RunLogs:
-    """The logs that lie in a run's folder."""
+    """What the logs in a run's folder say."""
 
     ranks: tuple[Report, ...]
     """REPORTs of the workers."""
     others: tuple[Report, ...]
-    """Those of initialize and summarize."""
+    """REPORTs of initialize and summarize."""
     summarize: tuple[Report, ...]
-    """Those of summarize."""
+    """REPORTs of summarize alone."""
     failed_init_ms: float
-    """Of workers' environments."""
+    """Milliseconds of failed inits of workers' environments."""
     count: int
-    """Files."""
+    """Number of log files."""
     bytes: float
+    """Size of all of them together."""
 
 
 def read_logs(folder: RunFolder, notes: list[str]) -> RunLogs:
-    """The REPORTs of the logs in a run's folder; a note for each log that cannot be read."""
+    """Read the logs in a run's folder; adds a note for each log that cannot be read."""
     wanted = sorted(key for key in folder.keys if key.startswith(layout.LOGS + "/"))
     with ThreadPoolExecutor(READERS) as pool:
         texts = list(pool.map(lambda key: _text(folder.store, key), wanted))
@@ -58,12 +59,13 @@ def read_logs(folder: RunFolder, notes: list[str]) -> RunLogs:
 class _LogFile:
     text: str
     reason: str = ""
-    """Why it cannot be read."""
+    """Why the log cannot be read; empty if it was read."""
 
 
 def _text(store: Storage, key: str) -> _LogFile:
     try:
         return _LogFile(decode(store.get(key), store.where(key)))
+    # Deleted since it was listed: a log is no reason to refuse the whole run.
     except NotFoundError:
         return _LogFile("")
     except (BadInputError, StorageError) as error:
@@ -75,15 +77,15 @@ def _reports(texts: Iterable[str]) -> tuple[Report, ...]:
 
 
 def _of_rank(key: str) -> bool:
-    """Whether a log is a rank's; those of initialize and summarize bear their names."""
+    """Whether a log is that of a rank; the others are named initialize and summarize."""
     return key.removeprefix(layout.LOGS + "/").removesuffix(".log").isdecimal()
 
 
 def reports_of(engine: EngineMeasures, logs: RunLogs) -> tuple[Report, ...]:
-    """The workers' REPORTs.
+    """REPORTs of the workers.
 
-    A local engine measured its attempts itself; the ranks' logs hold what scripts printed, too,
-    and that may look like a REPORT.
+    A local engine measured its attempts itself, which is more reliable: the ranks' logs also hold
+    what scripts printed, and that may look like a REPORT.
     """
     if engine.name == "local" and engine.attempts:
         return engine.attempts

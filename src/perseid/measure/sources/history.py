@@ -1,7 +1,7 @@
-"""An execution of a state machine out of its history: how long each of its steps took.
+"""Reads an execution of a state machine from its history: how long each step took.
 
-Reads what Step Functions' GetExecutionHistory gives, from the service or from a file that
-``aws stepfunctions get-execution-history`` wrote; any state machine, not only ours
+The history comes from Step Functions' GetExecutionHistory, or from a file that
+``aws stepfunctions get-execution-history`` wrote, for any state machine, not only ours
 (https://docs.aws.amazon.com/step-functions/latest/apireference/API_HistoryEvent.html).
 """
 
@@ -25,27 +25,28 @@ _ENDS = {
     "ExecutionAborted": "ABORTED",
     "ExecutionTimedOut": "TIMED_OUT",
 }
+# A map that fails leaves no MapStateExited; whichever of these comes first ends it.
 _MAP_ENDS = ("MapStateExited", "MapStateFailed", "MapStateAborted", "MapRunFailed", "MapRunAborted")
 
 
 @dataclass(frozen=True)
 class HistoryEvent:
-    """What is read of one event; empty if it does not say."""
+    """What is read from one event; fields that the event does not have are empty."""
 
     number: int
-    """Ascending in the order of events."""
+    """Id of the event; ids ascend in the order of events."""
     kind: str
-    """E.g. ``MapStateEntered``."""
+    """Type of the event, e.g. ``MapStateEntered``."""
     time: float
-    """Seconds since the epoch."""
+    """Time of the event, in seconds since the epoch."""
     entered: str = ""
-    """The state that was entered."""
+    """Name of the state that was entered."""
     exited: str = ""
-    """The state that was left."""
+    """Name of the state that was left."""
     map_run: str = ""
-    """ARN of the map run that began."""
+    """ARN of the map run that started."""
     input: object = None
-    """The execution's input, JSON."""
+    """Input of the execution, as JSON text."""
     error: str = ""
     cause: str = ""
 
@@ -68,12 +69,12 @@ class HistoryEvent:
 
 
 def read_history(events: Iterable[object], arn: str = "") -> Execution:
-    """An execution from its events, oldest or newest first.
+    """Read an execution from its events, in any order.
 
     Raises
     ------
     BadInputError
-        They do not begin with the start of the execution.
+        The start of the execution is not among the events.
     """
     ordered = sorted(map(HistoryEvent.of, events), key=lambda event: event.number)
     if not ordered or ordered[0].kind != "ExecutionStarted":
@@ -96,7 +97,7 @@ def read_history(events: Iterable[object], arn: str = "") -> Execution:
 
 
 def history_of(found: Document) -> Execution:
-    """From a file that was read; raises `BadInputError` naming it if it is not a history."""
+    """Read an execution from a file; raises a `BadInputError` that names it if it is no history."""
     events: list[Any] = found.events
     try:
         return read_history(events, found.source)
@@ -107,7 +108,7 @@ def history_of(found: Document) -> Execution:
 
 
 def moment(value: datetime | float | str) -> float:
-    """Seconds since the epoch, from any of the forms in which a time comes."""
+    """Seconds since the epoch: boto3 gives a datetime, the command line a number or a text."""
     if isinstance(value, datetime):
         return value.timestamp()
     if isinstance(value, str):
@@ -117,7 +118,7 @@ def moment(value: datetime | float | str) -> float:
 
 
 def _steps(events: Sequence[HistoryEvent]) -> tuple[Step, ...]:
-    """Top-level states: nothing between the beginning of a map and its end."""
+    """Top-level states, without anything between the beginning and the end of a map."""
     steps: list[Step] = []
     inside: str | None = None
     for event in events:
@@ -126,7 +127,7 @@ def _steps(events: Sequence[HistoryEvent]) -> tuple[Step, ...]:
             if kind in _MAP_ENDS and event.exited in ("", inside):
                 steps[-1] = _ended(steps[-1], when)
                 inside = None
-        # Within a map the children's states are not steps of their own.
+        # States inside a map are not steps of their own.
         elif kind.endswith("StateEntered"):
             steps.append(Step(event.entered, kind.removesuffix("StateEntered"), when))
             inside = event.entered if kind == "MapStateEntered" else None

@@ -1,7 +1,7 @@
-"""Lines of Lambda's JSON log format, said as its text format says them.
+"""Translates lines of Lambda's JSON log format into its text format.
 
-A function logs as text or as JSON (AWS Lambda developer guide, "Log format"). Whatever reads logs
-here reads the text form alone; a line of the JSON form is brought into it first.
+A function logs as text or as JSON (AWS Lambda developer guide, "Log format"). The readers of logs
+here know the text format only; lines in JSON are translated first.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from perseid.measure.fields import Fields
 from perseid.measure.report_line import format_report, report_of_event
 
 _LONGEST_OBJECT = 400
-"""Lines of one object that was printed with line breaks."""
+"""Most lines of one object that was printed with line breaks. Without a limit, each line that ends
+in a brace could make the reader search the whole rest of a log."""
 
 
 def text_lines(text: str) -> Iterator[str]:
-    """The lines of a log, those in JSON in their text form; an indented object is one line."""
+    """Lines of a log in text format; an object in JSON counts as one line, also if indented."""
     lines = text.splitlines()
     index = 0
     while index < len(lines):
@@ -31,7 +32,7 @@ def text_lines(text: str) -> Iterator[str]:
 
 
 def text_line(line: str) -> str:
-    """A line in the text form; one that is not Lambda's JSON stays as it is.
+    """Translate a line into text format; a line that is not Lambda's JSON stays unchanged.
 
     Examples
     --------
@@ -50,14 +51,14 @@ def text_line(line: str) -> str:
 
 
 def _may_be_json(line: str) -> bool:
-    """Cheaper than parsing: most lines are text."""
+    """Whether parsing a line is worth trying: most lines are text, and this check is cheaper."""
     return '"platform.' in line or (
         '"timestamp"' in line and ('"level"' in line or '"log_level"' in line)
     )
 
 
 def _platform(event: Fields) -> str | None:
-    """What Lambda itself logs about an invocation."""
+    """Text of an event that Lambda itself logs; None for other events."""
     kind, record = event.text("type"), event.inner("record")
     time, request = event.text("time") or "", record.text("requestId") or ""
     if kind == "platform.start":
@@ -73,7 +74,7 @@ def _platform(event: Fields) -> str | None:
 
 
 def _application(event: Fields) -> str | None:
-    """What the function's own code logs; an exception that left the handler has its class."""
+    """Text of an event that the function's code logged; None for other events."""
     level = event.text("level") or event.text("log_level")
     if level is None:
         return None
@@ -82,6 +83,7 @@ def _application(event: Fields) -> str | None:
         message = event.json("message")
     error = event.text("errorType")
     if error is not None:
+        # Lambda logs an exception that left the handler with its class.
         message = f"{error}: {event.text('errorMessage') or message or ''}"
         return f"[{level}] {message}"
     time, request = event.text("timestamp") or "", event.text("requestId") or ""
@@ -89,7 +91,10 @@ def _application(event: Fields) -> str | None:
 
 
 def _object_from(lines: list[str], start: int) -> tuple[str, int] | None:
-    """An object that begins at the end of a line and ends in a line ``}``, and its lines."""
+    """Join an object that begins at the end of a line and ends with a line ``}``.
+
+    Returns the joined text and the number of lines; None if there is no such object.
+    """
     for end in range(start + 1, min(start + _LONGEST_OBJECT, len(lines))):
         if lines[end].rstrip() == "}":
             whole = " ".join(line.strip() for line in lines[start : end + 1])

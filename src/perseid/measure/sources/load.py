@@ -1,8 +1,8 @@
-"""Find runs and read what was measured of them: run folders, result trees, log files.
+"""Finds runs and reads what was measured of them: run folders, result trees, log files.
 
 A source is a folder or URL (everything below it is searched), a glob, a ``combined_data.json``, a
-log file, or the history of an execution that goes with the logs. Three kinds of run come out as
-one type, `MeasuredRun`.
+log file, or the history of an execution that belongs to the logs. All kinds of runs become one
+type, `MeasuredRun`.
 """
 
 from __future__ import annotations
@@ -31,33 +31,35 @@ from perseid.survey import natural_key
 from perseid.textfile import decode, is_there
 
 _FILE = re.compile(r"\.(json|jsonl|ndjson|log|txt|csv|tsv|ya?ml|md)(\.gz)?$|\.gz$", re.IGNORECASE)
-"""Names of objects that are read as files; other URLs are folders."""
+"""Names of objects that are read as files; any other URL is a folder."""
 _MORE_RECORDS = re.compile(r"combined_data_\d+\.json")
-"""Further files of records that the published tree has; they were never part of its figures."""
+"""Further files of records in the published tree, which were never part of its figures."""
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A source that was named, and its text where it is a file."""
+    """A source that was named, with its content if it is a file."""
 
     name: str
     document: Document | None = None
+    """Content of the file; None for a folder."""
     execution: Execution | None = None
-    """Where the file is the history of one."""
+    """The execution, if the file is the history of one."""
 
 
 def load_runs(sources: Iterable[str], options: LoadOptions | None = None) -> list[MeasuredRun]:
-    """Every run of the sources, in their order; within a source in natural order of its path.
+    """Read all runs of the sources, in their order; within a source, in natural order of paths.
 
     Raises
     ------
     BadInputError
-        A source has no run in it, or is neither a log nor a list of records.
+        A source contains no run, or is neither a log nor a list of records.
     NotFoundError
-        There is no such source.
+        A source does not exist.
     """
     options = options or LoadOptions()
     opened = [_open(name) for source in sources for name in _globbed(source)]
+    # All histories first: a log may be named before the history that it belongs to.
     executions = [one.execution for one in opened if one.execution is not None]
     options = replace(options, executions=(*options.executions, *executions))
     found: list[MeasuredRun] = []
@@ -67,6 +69,7 @@ def load_runs(sources: Iterable[str], options: LoadOptions | None = None) -> lis
             if not runs:
                 raise BadInputError(_nothing_in(one))
             found += runs
+    # An execution whose log was not given is still a run, with its times only.
     accounted = {run.execution.arn for run in found if run.execution is not None}
     found += [
         execution_run(one.execution, one.name)
@@ -77,6 +80,7 @@ def load_runs(sources: Iterable[str], options: LoadOptions | None = None) -> lis
 
 
 def _globbed(source: str) -> list[str]:
+    # A file whose name has a bracket or a star in it is meant literally.
     if "://" in source or not glob.has_magic(source) or is_there(source):
         return [source]
     matches = sorted(glob.glob(source, recursive=True), key=natural_key)  # noqa: PTH207 (absolute too)
@@ -86,7 +90,7 @@ def _globbed(source: str) -> list[str]:
 
 
 def _open(source: str) -> _Source:
-    """Read a source that is a file; a folder and a run's own records stay closed."""
+    """Read a source that is a file; a folder, or a file in a run's own folder, is not read yet."""
     path = Path(source)
     if "://" not in source:
         if not is_there(source):
@@ -102,7 +106,8 @@ def _open(source: str) -> _Source:
 def _load(source: _Source, options: LoadOptions) -> Iterator[MeasuredRun]:
     if source.document is None:
         path = Path(source.name)
-        inside = "://" not in source.name and path.is_file()  # a file of a run's own folder
+        # A file that was not read yet is part of a run's own folder: the folder is the run.
+        inside = "://" not in source.name and path.is_file()
         yield from _load_tree(Storage(path.parent if inside else source.name), options)
     elif source.document.is_records:
         values = (source.document.values or ((),))[0]
@@ -143,6 +148,8 @@ def _load_tree(store: Storage, options: LoadOptions) -> Iterator[MeasuredRun]:
         own = {key.removeprefix(prefix) for key in keys if key.startswith(prefix)}
         try:
             yield _load_home(store.at(home) if home else store, own, options)
+        # One broken run must not hide the others of a tree; if it is the only one, its error is
+        # what the user needs.
         except (BadInputError, StorageError) as error:
             if len(homes) == 1:
                 raise
@@ -165,7 +172,7 @@ def _load_home(store: Storage, own: set[str], options: LoadOptions) -> MeasuredR
 
 
 def _load_logs(store: Storage, keys: set[str], options: LoadOptions) -> Iterator[MeasuredRun]:
-    """Files of logs in a folder, a stream each or in parts: together they are one log."""
+    """Read the log files of a folder as one log: they are streams or parts of it."""
     names = sorted((key for key in keys if _FILE.search(key)), key=natural_key)
     with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(lambda name: _read_log(store, name), names))
@@ -177,7 +184,7 @@ def _load_logs(store: Storage, keys: set[str], options: LoadOptions) -> Iterator
 
 
 def _read_log(store: Storage, key: str) -> LogText | str:
-    """One file of a log, or why it cannot be read."""
+    """Read one file of a log; returns a text that says why if it cannot be read."""
     where = store.where(key)
     try:
         found = document(decode(store.get(key), where), where)

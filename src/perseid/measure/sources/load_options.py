@@ -1,4 +1,4 @@
-"""What a user says about sources that do not say it themselves."""
+"""What a user has to say about sources that do not say it themselves."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from perseid.measure.execution import Execution
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What the sources themselves do not say."""
+    """Facts about runs that their sources do not contain."""
 
     architecture: str = "x86"
+    """Architecture of the functions, ``x86`` or ``arm``, for their price."""
     expected: int | None = None
-    """Ranks that should have left a result, over what the source says."""
+    """Number of ranks that should have left a result; overrides what the source says."""
     executions: tuple[Execution, ...] = ()
-    """Executions of the state machine that the logs' functions may have worked for."""
+    """Executions of the state machine to which invocations in the logs may belong."""
 
     def __post_init__(self) -> None:
         if self.expected is not None and self.expected < 1:

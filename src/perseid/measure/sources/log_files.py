@@ -1,7 +1,7 @@
-"""Invocations out of a log: START, what was received, END and REPORT put together by request id.
+"""Reads invocations from a log: START, received event, END and REPORT, assembled by request id.
 
-Streams may be interleaved and REPORTs may be missing: an invocation that started and has no
-REPORT is kept without one, never invented.
+Streams may be interleaved and REPORTs may be missing: an invocation that started and has no REPORT
+is kept without one; nothing is made up.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _RECEIVED = re.compile(r"receiv(?:ed|ing event):\s*(\{.*\})")
 _TIMED_OUT = re.compile(r"(?<!\S)(\S+) Task timed out after ([0-9.]+) seconds")
 _DIED = re.compile(r"RequestId:\s*(\S+)\s+(?:Error:\s*)?(Runtime exited|Process exited)")
 MILLISECONDS_FROM = 1e11
-"""A larger number counts milliseconds: as seconds it would lie after the year 5000."""
+"""Numbers above this count milliseconds: as seconds, they would be later than the year 5000."""
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,6}))?\s*(Z|[+-]\d\d:?\d\d)?")
 
 
 @dataclass(frozen=True)
 class Received:
-    """What a function says it received; None if it does not say."""
+    """What a function says it received; None if it does not say it."""
 
     rank: str | None = None
     world_size: int | None = None
@@ -38,13 +38,13 @@ class Received:
     result_path: str | None = None
     data_prefix: str | None = None
     function: str = ""
-    """What kind of function receives such things; empty if nothing tells."""
+    """Kind of function that receives such an event; empty if unknown."""
     known: bool = False
-    """Whether it said anything at all."""
+    """Whether the function said anything at all."""
 
     @classmethod
     def of(cls, event: Fields) -> Received:
-        """From the item that a worker gets, or what the connection test gets."""
+        """Read the event of a worker, or of the connection test."""
         function = ""
         if "SCRIPT" in event:
             function = "inference worker"
@@ -67,43 +67,44 @@ NOTHING = Received()
 
 @dataclass(frozen=True)
 class Invocation:
-    """One invocation of a function, as far as the log tells."""
+    """One invocation of a function, as far as the log describes it."""
 
     request_id: str
     started: float | None = None
-    """START line, seconds since the epoch; None if the log has no time."""
+    """Time of the START line, in seconds since the epoch; None if the log has no times."""
     ended: float | None = None
-    """END line, or the REPORT's."""
+    """Time of the END line or, without one, of the REPORT; None if unknown."""
     report: Report | None = None
-    """None: the log has no REPORT of it (still running, or the log is cut)."""
+    """Its REPORT; None if the log has none (it still runs, or the log is cut off)."""
     event: Received = field(default_factory=lambda: NOTHING)
-    """What the function received, where it says so."""
+    """What the function received, if it says so."""
     died: str = ""
-    """``timeout`` or ``error`` where a line of its own says so."""
+    """``timeout`` or ``error`` if a line of the log says that it ended so; otherwise empty."""
 
     @property
     def failed(self) -> bool:
-        """Whether it ended without success, by its REPORT or by a line of its own."""
+        """Whether it failed, according to its REPORT or another line of the log."""
         return bool(self.died) or (self.report is not None and not self.report.succeeded)
 
     @property
     def seconds(self) -> float | None:
-        """Handler time, s: the REPORT's Duration."""
+        """Time in the handler, in seconds: the Duration of the REPORT; None without one."""
         return None if self.report is None else self.report.duration_ms / 1e3
 
 
 def read_log(text: str) -> list[Invocation]:
-    """All invocations of a log, in the order in which they were first mentioned.
+    """Read all invocations of a log, in the order in which it first mentions them.
 
     Parameters
     ----------
     text
         One stream or several interleaved ones, in Lambda's text or JSON format; each line may
-        begin with a time, a stream name.
+        begin with a time or a stream name.
     """
     found: dict[str, Invocation] = {}
     open_ids: list[str] = []
-    above: float | None = None  # the console copies each event's time as a line above it
+    # Text that is copied from the console has each time on a line of its own above the event.
+    above: float | None = None
     for line in text_lines(text):
         if _TIME.fullmatch(line.strip()):
             above = timestamp(line)
@@ -130,7 +131,7 @@ def _take_line(
         _update(found, match[1], ended=when)
         if match[1] in open_ids:
             open_ids.remove(match[1])
-    # Of any line: interleaved streams may run two REPORTs into one.
+    # In any line: two REPORTs of interleaved streams may share one.
     for report in find_reports(line):
         ended = found.get(report.request_id, Invocation("")).ended
         _update(found, report.request_id, report=report, ended=ended if ended else when)
@@ -141,18 +142,18 @@ def _update(found: dict[str, Invocation], request: str, **changes: Any) -> None:
 
 
 def _owner(line: str, found: Mapping[str, Invocation], open_ids: Iterable[str]) -> str | None:
-    """Whose line this is: the id it names, else the only open invocation without an event."""
+    """Id of a line's invocation: the one that it names, or the only open one without an event."""
     waiting = [request for request in open_ids if not found[request].event.known]
     named = [request for request in waiting if request in line]
     if named:
         return named[0]
-    # Of several it could be any: rather no owner than a wrong one.
+    # With several candidates, no owner is better than a wrong one.
     return waiting[0] if len(waiting) == 1 else None
 
 
 def _literal(text: str) -> Fields:
-    """A dict as Python's repr or as JSON prints it; empty if it is neither."""
-    # The existing functions print the repr of a dict; literal_eval reads it and runs nothing.
+    """Parse a dict that was printed as JSON or by Python's repr; empty if it is neither."""
+    # The existing functions print the repr of a dict; literal_eval reads it without running code.
     for read in (json.loads, ast.literal_eval):
         try:
             value = read(text)
@@ -164,7 +165,7 @@ def _literal(text: str) -> Fields:
 
 
 def timestamp(line: str) -> float | None:
-    """The first time in a line, seconds since the epoch; without a zone it is UTC."""
+    """The first time in a line, in seconds since the epoch; it is UTC if it has no zone."""
     match = _TIME.search(line)
     if match is None:
         return None

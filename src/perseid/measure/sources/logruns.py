@@ -1,4 +1,4 @@
-"""Runs out of the invocations that logs tell of, with the execution that they worked for."""
+"""Groups the invocations in logs into runs, with the execution that they worked for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perseid.measure.sources.load_options import LoadOptions
 from perseid.measure.sources.log_files import Invocation
 
 CLOCK_SECONDS = 1.0
-"""The clocks of Lambda and Step Functions may differ so much."""
+"""Seconds by which the clocks of Lambda and Step Functions may differ."""
 PART_OF_A_RUN = "the log does not hold the whole run"
 
 
@@ -22,19 +22,20 @@ class _Group:
 
     name: str
     path: str
-    """Its result path; empty if nothing says it."""
+    """Result path of the run; empty if unknown."""
     invocations: tuple[Invocation, ...]
     log_bytes: float
+    """Share of the logs' size that is charged to this run."""
     execution: Execution | None = None
 
     @property
     def said(self) -> bool:
-        """Whether any of them says what it received."""
+        """Whether any invocation says what it received."""
         return any(one.event.known for one in self.invocations)
 
     @property
     def received(self) -> int:
-        """Ranks that succeeded; an invocation that does not name its rank is one of its own."""
+        """Number of ranks that succeeded; an invocation without a rank counts as one of its own."""
         return len(
             {
                 one.event.rank or one.request_id
@@ -50,11 +51,11 @@ def invocation_runs(
     log_bytes: float,
     options: LoadOptions | None = None,
 ) -> Iterator[MeasuredRun]:
-    """One run for each execution, and for each result path of what no execution accounts for.
+    """Make one run per execution, and one per result path of all other invocations.
 
-    An execution has the invocations that began while it went on and that received its result
-    path, or that do not say what they received. Invocations that no execution accounts for and
-    that do not say what they received are one run together.
+    An invocation belongs to an execution if it began while the execution was running and received
+    its result path, or does not say what it received. Of the other invocations, those that do not
+    say what they received form one run together.
     """
     options = options or LoadOptions()
     for group in _groups(invocations, source, log_bytes, options.executions):
@@ -91,6 +92,7 @@ def _works_for(invocation: Invocation, execution: Execution) -> bool:
         return False
     if execution.ended is not None and began > execution.ended + CLOCK_SECONDS:
         return False
+    # Two executions may run at the same time: the result path, if known, tells them apart.
     theirs, its = invocation.event.result_path, execution.input.result_path
     return theirs is None or its is None or theirs == its
 
@@ -102,6 +104,7 @@ def _log_run(group: _Group, options: LoadOptions) -> MeasuredRun:
     expected, why = options.expected, "what was given"
     if expected is None:
         expected, why = common(event.world_size for event in events), "WORLD_SIZE"
+    # The span of the workers is the time of the map only if all of them are in the log.
     complete = expected is not None and group.received >= expected
     execution = group.execution
     return MeasuredRun(
@@ -133,7 +136,7 @@ def _log_run(group: _Group, options: LoadOptions) -> MeasuredRun:
 
 
 def execution_run(execution: Execution, source: str) -> MeasuredRun:
-    """A run of which only the execution's history is at hand: its times, and nothing else."""
+    """A run of which only the execution's history was given: it has times, and nothing else."""
     path = execution.input.result_path or ""
     place = ResultPath.of(path)
     return MeasuredRun(
@@ -151,9 +154,10 @@ def execution_run(execution: Execution, source: str) -> MeasuredRun:
 
 
 def _transitions(group: _Group) -> int:
-    """States entered: by the execution itself, and one per invocation in a distributed map."""
+    """State transitions: those of the execution, and one per invocation in a distributed map."""
     if group.execution is None:
         return map_transitions(len(group.invocations), group.received) if group.said else 0
+    # The history of the execution includes the states of an inline map already.
     inline = group.execution.map_run is None
     return group.execution.transitions + (0 if inline else len(group.invocations))
 
@@ -169,7 +173,7 @@ def _map(execution: Execution | None) -> Span | None:
 
 
 def execution_notes(execution: Execution | None) -> tuple[str, ...]:
-    """The times of an execution's parts, and how it ended where that was not well."""
+    """Notes on the times of an execution's parts, and on how it ended if it did not succeed."""
     if execution is None:
         return ()
     parts = [(name, execution.part(name)) for name in ("before", "map", "after")]

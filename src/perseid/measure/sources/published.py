@@ -1,8 +1,9 @@
-"""Runs of the existing system of which only rank records are left, and the times kept by hand.
+"""Reads runs of the existing system from their rank records and from tables of times.
 
-The published repository has its trees ``result-partition-<size>/<data>/…/<repetition>`` beside a
-folder ``results`` with ``total_execution_time.csv`` (plain runs) and ``state_machine_logs.csv``
-(whole execution and map state, also of the batch sweep and of the scaling runs).
+The tables were kept by hand. The published repository has its trees
+``result-partition-<size>/<data>/…/<repetition>`` beside a folder ``results`` with
+``total_execution_time.csv`` (plain runs) and ``state_machine_logs.csv`` (whole execution and map
+state, also of the batch sweep and of the scaling runs).
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ MODEL_TIME = "model time (total_cpu_time)"
 EXECUTION_TIMES = "total_execution_time.csv"
 STATE_MACHINE_LOGS = "state_machine_logs.csv"
 TIME_TABLES = (EXECUTION_TIMES, STATE_MACHINE_LOGS)
-"""The first that knows a run counts."""
+"""Tables of times; the first that has a run is used for it."""
 RESULTS = "results"
-"""Folder beside the trees in which the published repository keeps its tables."""
+"""Folder beside the result trees in which the published repository has its tables."""
 LISTED = 1000
-"""Records that the existing summarizer saw at most: one page of a listing."""
+"""Most records that the existing summarizer could see: one page of a listing."""
 DISAGREE = 0.05
-"""Relative difference from which two tables are said to differ."""
+"""Relative difference above which a note says that two tables disagree."""
 TimeKey = tuple[str, str, int | None, str]
-"""(partition, data, batch size of a batch sweep or None, repetition)."""
+"""Key of a run in a table: (partition, data, batch size in a batch sweep or None, repetition)."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """What a table says of one run."""
+    """Times of one run from a table."""
 
     whole: float
     """Seconds of the whole execution."""
     map: float | None
-    """Seconds of the map state, where the table has them."""
+    """Seconds of the map state; None if the table does not have them."""
     table: str
-    """Name of the file."""
+    """Name of the table's file."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,12 @@ class TimeTables:
     """All tables that belong to a result tree."""
 
     times: tuple[Mapping[TimeKey, Times], ...] = ()
-    """One a table, those that count first."""
+    """Times by run for each table, in the order of `TIME_TABLES`."""
     notes: tuple[str, ...] = ()
-    """Tables that could not be read."""
+    """Notes on tables that could not be read."""
 
     def of(self, place: ResultPath | None) -> list[Times]:
-        """What the tables say of the run at a place, the one that counts first."""
+        """Times of the run at a place from all tables that have it, the one to use first."""
         if place is None:
             return []
         keys = _keys(place)
@@ -69,17 +70,18 @@ def combined_run(
     options: LoadOptions | None = None,
     tables: TimeTables | None = None,
 ) -> MeasuredRun:
-    """A run of the existing system, from its ``combined_data.json``.
+    """Read a run of the existing system from its ``combined_data.json``.
 
-    The records hold model time and nothing of what Lambda billed: duration is model time, and
-    there is neither a peak of memory nor a cost.
+    The records contain model time, but nothing that Lambda billed. So the durations are model
+    times, and neither peak memory nor cost is known.
 
-    Raises `BadInputError` where `values` is not a list of rank records.
+    Raises `BadInputError` if `values` is not a list of rank records.
     """
     options, tables = options or LoadOptions(), tables or TimeTables()
     records = published_records(values, source)
     home = ResultPath.of(source.removesuffix(layout.COMBINED))
     said = ResultPath.of(records[0].result_path or "") if records else None
+    # Where the file is, if that is a result path: records may have been copied from another run.
     place = home or said
     received = len({_who(record, i) for i, record in enumerate(records)})
     expected, why, doubt = _expected(records, place, received, options)
@@ -107,9 +109,9 @@ def combined_run(
 
 
 def time_tables(source: str) -> TimeTables:
-    """The tables of times that lie above a result, or in a folder ``results`` there.
+    """Read the tables of times in a folder above a result, or in a folder ``results`` beside it.
 
-    A table that cannot be read is a note: the runs are there without it.
+    A table that cannot be read becomes a note, since the runs can be shown without it.
     """
     if "://" in source:
         return TimeTables()
@@ -127,7 +129,7 @@ def time_tables(source: str) -> TimeTables:
 
 
 def read_times(path: Path) -> dict[TimeKey, Times]:
-    """A table of either kind; raises `BadInputError` if the file is not such a table."""
+    """Read a table of either kind; raises `BadInputError` if the file is not such a table."""
     times: dict[TimeKey, Times] = {}
     where = str(path)
     rows = list(csv_rows(read_text(path, ""), where))
@@ -145,7 +147,7 @@ def read_times(path: Path) -> dict[TimeKey, Times]:
 def _expected(
     records: Iterable[RankMeasures], place: ResultPath | None, received: int, options: LoadOptions
 ) -> tuple[int | None, str, list[str]]:
-    """How many ranks there should have been, what says so, and what is not known about it."""
+    """Expected number of ranks, the source of that number, and notes on what is unknown."""
     if options.expected is not None:
         return options.expected, "what was given", []
     told = common(record.world_size for record in records)
@@ -155,6 +157,7 @@ def _expected(
     if place is None or most is None or fewest is None:
         page = ["its 1,000 records are the most that the existing summarizer could list"]
         return None, "", page if received == LISTED else []
+    # Fewer results than 1,024 MB per GB would give may still be all of them.
     if fewest <= received < most:
         words = f"{place.data} may be {fewest} partitions (GB of 1,000 MB) or {most} (of 1,024 MB)"
         return None, "", [words]
@@ -162,7 +165,7 @@ def _expected(
 
 
 def _who(record: RankMeasures, place: int) -> tuple[str, int]:
-    """What tells a rank from the others; records without a rank were each an object of its own."""
+    """Key that identifies a rank; a record without a rank counts as a rank of its own."""
     return ("record", place) if record.rank is None else ("rank", record.rank)
 
 
@@ -188,7 +191,7 @@ def _time_notes(known: list[Times], model: tuple[ModelTime, ...]) -> list[str]:
 
 
 def _above(path: Path, name: str) -> Path | None:
-    """The nearest file of a name above a path, or in a folder ``results`` there."""
+    """The nearest file with a name above a path, or in a folder ``results`` there."""
     for parent in path.parents:
         for candidate in (parent / name, parent / RESULTS / name):
             if candidate.is_file():
@@ -197,7 +200,7 @@ def _above(path: Path, name: str) -> Path | None:
 
 
 def _keys(place: ResultPath) -> list[TimeKey]:
-    """The keys under which a table may have a run; scaling runs are named by what follows."""
+    """Keys under which a table may have a run; scaling runs are listed by their variant."""
     if place.batch_size is not None:
         return [(place.partition, place.data, place.batch_size, place.repetition)]
     if place.variant:
@@ -206,7 +209,7 @@ def _keys(place: ResultPath) -> list[TimeKey]:
 
 
 def _plain(head: str) -> str:
-    """``partition (MB)`` and ``partition(MB)`` are one column."""
+    """Normalize a column name: ``partition (MB)`` and ``partition(MB)`` are the same column."""
     return head.replace(" ", "").lower()
 
 
@@ -220,7 +223,10 @@ def _row_key(cells: Mapping[str, str]) -> TimeKey:
 
 
 def _data_label(text: str) -> str:
-    """``12.6`` -> ``total``; ``1.0`` -> ``1GB``; ``768GB`` and ``timing`` as they are."""
+    """Data size as in result paths.
+
+    ``12.6`` -> ``total``; ``1.0`` -> ``1GB``; ``768GB`` and ``timing`` stay unchanged.
+    """
     try:
         value = decimal(text)
     except ValueError:
@@ -238,7 +244,7 @@ def _row_times(cells: Mapping[str, str], table: str) -> Times:
 
 
 def _clock(text: str) -> float:
-    """Seconds of ``00:26.642`` or ``1:02:03.5``."""
+    """Seconds of a clock time such as ``00:26.642`` or ``1:02:03.5``."""
     total = 0.0
     for part in text.split(":"):
         total = 60 * total + decimal(part)

@@ -1,4 +1,4 @@
-"""Rank records, ours and the existing system's, as `RankMeasures`."""
+"""Reads rank records, ours and those of the existing system, as `RankMeasures`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from perseid.measure.folder import Bar, PartitionRead, RankMeasures
 
 
 def read_record(plain: object, rank: int | None = None) -> RankMeasures:
-    """What a record says; values of the wrong type count as missing.
+    """Read a record; values of the wrong type count as missing.
 
     Parameters
     ----------
     plain
-        The JSON object. A script may have written anything under any key.
+        The JSON object, in which a script may have written anything under any key.
     rank
-        Of the record's name, where the record does not say it.
+        Rank from the name of the record, used if the record itself does not say it.
     """
     record = Fields(plain)
     seconds = record.number("total_cpu_time (seconds)")
     per_second = record.number("sample_persec")
     rows = record.count("rows")
     if rows is None:
+        # Records of the existing system have no count of rows, only rows per second and seconds.
         rows = round((per_second or 0.0) * (seconds or 0.0))
     own = record.count("rank")
     return RankMeasures(
@@ -49,12 +50,12 @@ def read_record(plain: object, rank: int | None = None) -> RankMeasures:
 
 
 def published_records(values: object, source: str) -> tuple[RankMeasures, ...]:
-    """The records of a ``combined_data.json`` of the existing system.
+    """Read the records in a ``combined_data.json`` of the existing system.
 
     Raises
     ------
     BadInputError
-        It is not a list of records, or one of them lacks its model time or its throughput.
+        It is not a list of records, or a record lacks its model time or its throughput.
     """
     if not isinstance(values, Sequence) or not all(isinstance(r, Mapping) for r in values):
         raise BadInputError(f"{source} is not a list of rank records")

@@ -1,4 +1,4 @@
-"""A run of ours, from the objects under its prefix; finished, unfinished or broken off."""
+"""Reads a run of ours from the objects under its prefix, whether or not it was finished."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from perseid.textfile import decode, parse_json
 
 
 def read_stored(store: Storage, keys: Collection[str], architecture: str = "x86") -> MeasuredRun:
-    """What was measured of the run under a prefix.
+    """Read what was measured of the run under a prefix.
 
     Parameters
     ----------
     store
-        The run's own prefix.
+        Storage at the run's own prefix.
     keys
         All keys below it.
 
     Raises
     ------
     BadInputError
-        Its manifest, its records or its summary cannot be read. An engine's report or a log that
-        cannot be read is a note.
+        The manifest, the records or the summary cannot be read. An engine's report or a log that
+        cannot be read becomes a note.
     """
     notes: list[str] = []
     folder = RunFolder(
@@ -86,7 +86,7 @@ def read_stored(store: Storage, keys: Collection[str], architecture: str = "x86"
 
 
 def read_json(store: Storage, key: str) -> object:
-    """The value of a JSON object; raises `BadInputError` naming it if it is not JSON."""
+    """Read an object as JSON; raises a `BadInputError` that names it if it is not JSON."""
     where = store.where(key)
     return parse_json(decode(store.get(key), where), where)
 
@@ -147,7 +147,7 @@ def _core_seconds(attempt: Fields) -> float:
 
 
 def _attempt(one: Fields) -> Report | None:
-    """An attempt as Lambda would report it; None if the engine's report is incomplete."""
+    """An attempt as a REPORT; None if the engine's report lacks a required value."""
     duration, billed = one.number("duration_ms"), one.number("billed_ms")
     memory, used = one.number("memory_mb"), one.number("max_memory_mb")
     if duration is None or billed is None or memory is None or used is None:
@@ -164,16 +164,17 @@ def _attempt(one: Fields) -> Report | None:
 
 
 def _records(folder: RunFolder) -> tuple[RankMeasures, ...]:
-    """The newest of the run's own records, in rank order; from the ranks where none combined."""
+    """The records of the run, in rank order: combined ones, and those of single ranks besides."""
     store, manifest = folder.store, folder.manifest
-    script = manifest.script is not None  # what a script wrote may bear the names of our keys
+    # A script may have written objects under our keys, so only its own record is read.
+    script = manifest.script is not None
     records: list[RankMeasures] = []
     if layout.COMBINED in folder.keys and not script:
         found = read_json(store, layout.COMBINED)
         if not isinstance(found, list):
             raise BadInputError(f"{store.where(layout.COMBINED)} is not a list of rank records")
         records = [read_record(plain) for plain in found]
-    # Ranks without data are not among the combined ones.
+    # Ranks without partitions are not among the combined records, but have records of their own.
     known = {record.rank for record in records}
     left = [r for r, count in enumerate(manifest.assignment) if not (records and count)]
     keys = {rank: layout.done_record(rank, script=script) for rank in left if rank not in known}
@@ -181,12 +182,13 @@ def _records(folder: RunFolder) -> tuple[RankMeasures, ...]:
     with ThreadPoolExecutor(READERS) as pool:
         plain = list(pool.map(lambda rank: read_json(store, keys[rank]), ranks))
     records += [read_record(one, rank) for one, rank in zip(plain, ranks, strict=True)]
+    # A record that another run left under this prefix does not count.
     own = [record for record in records if record.run_id in (None, manifest.run_id)]
     return tuple(sorted(own, key=lambda record: record.rank or 0))
 
 
 def _labels(manifest: Manifest) -> tuple[str | None, str | None]:
-    """Partition and data size: as the request's path says, else by the bytes of the files."""
+    """Labels of partition and data size, from the result path or else from the files' bytes."""
     place = ResultPath.of(manifest.results_url)
     sizes = [p.size for p in manifest.partitions]
     if place is not None and place.workers is not None:
@@ -195,9 +197,10 @@ def _labels(manifest: Manifest) -> tuple[str | None, str | None]:
 
 
 def _whole(folder: RunFolder) -> Span | None:
-    """Of all executions together on AWS; elsewhere what the summary says."""
+    """Duration of the run: of all its executions on AWS, otherwise from the summary."""
     seconds = [execution.seconds for execution in folder.engine.executions]
     known = [value for value in seconds if value]
+    # Only if all are known: a sum without one of them would look like a faster run.
     if seconds and len(known) == len(seconds):
         return Span(sum(known), "whole execution")
     total = folder.summary.total_seconds if folder.summary else None
@@ -220,7 +223,7 @@ def _map(folder: RunFolder, records: Sequence[RankMeasures]) -> Span | None:
 
 
 def _durations(records: Sequence[RankMeasures], reports: Sequence[Report]) -> tuple[float, ...]:
-    """Every invocation's time where there are REPORTs, else every record's."""
+    """Seconds of every invocation if there are REPORTs, otherwise those of every record."""
     if reports:
         return tuple(report.duration_ms / 1e3 for report in reports)
     totals = (record.stages.get("total") for record in records)

@@ -1,4 +1,4 @@
-"""What a run of ours used and is billed for: invocations, requests, bytes, the rendezvous."""
+"""Computes the billed usage of a run of ours: invocations, requests, bytes, rendezvous."""
 
 from __future__ import annotations
 
@@ -17,24 +17,28 @@ from perseid.measure.report_line import Report
 from perseid.measure.sources.folder_logs import RunLogs
 
 OBJECTS_A_RANK = 4
-"""Predictions, features, moments, record: what a rank PUTs; summarize GETs all but the first."""
+"""Objects that a rank writes: predictions, features, moments, record. Summarize reads all but the
+first."""
 OBJECTS_A_RUN = 6
-"""Manifest, items, payload, combined records, catalogue, summary."""
+"""Objects written once per run: manifest, items, payload, combined records, catalogue, summary."""
 LISTINGS_OF_A_RUN = 2
-"""Before the place is claimed and while it is; those of the data are counted by the page."""
+"""Listings of the prefix: before it is claimed, and while it is. Those of the data are counted per
+page."""
 LOOKS_A_PARTITION, LOOKS_A_RANK = 2, 2
-"""HEADs around reading a partition, and looks for a rank's record before and after its work."""
+"""HEAD requests before and after reading a partition; checks for a rank's record before and after
+its work."""
 READS_OF_A_RUN = 13
-"""Manifest, merged records and catalogue by summarize, the items by the map; of initialize the look
-for a run among the data, and two readings with two HEADs of the first partition. Each of both looks
-once whether the bucket is one, like every cold worker, and initialize twice more, for a place
-without objects (`Storage`)."""
+"""Read requests made once per run. Summarize reads the manifest, the merged records and the
+catalogue, and the map its items. Initialize checks whether the data contains a run, and reads the
+first partition twice, with two HEAD requests. Both check once whether the bucket exists, as does
+every cold worker; initialize does so twice more, for a prefix without objects (`Storage`)."""
 KEYS_A_PAGE = 1000
+"""Keys that S3 lists with one request."""
 BYTES_A_ROW = 40
-"""Sent to rank 0 where ranks meet: columns and scores of an object."""
+"""Bytes per object, its columns and scores, that ranks send to rank 0 in a collective merge."""
 BYTES_A_RANK = 250_000
-"""Of a rank in the merge beside that: two sets of statistics of 80 kB, a matrix of 80 kB, a record
-(docs/architecture.md, "The merge")."""
+"""Further bytes that a rank exchanges in a collective merge: two sets of statistics of 80 kB, a
+matrix of 80 kB, and a record (docs/architecture.md, "The merge")."""
 
 
 def usage_of(
@@ -45,11 +49,12 @@ def usage_of(
     whole: Span | None,
     architecture: str,
 ) -> Usage:
-    """What the run used; S3 requests of a local run are those the same run makes on S3."""
+    """Usage of a run; for a local run, the S3 requests that the same run would make on S3."""
     engine, manifest = folder.engine, folder.manifest
+    # A record without a count of requests has read each partition at least once.
     counted = sum(max(record.requests, len(record.partitions)) for record in records)
     pages = -(-len(manifest.partitions) // KEYS_A_PAGE) or 1
-    fetched = logs.count + 1 if engine.on_aws else 0  # what fetching logs and times wrote
+    fetched = logs.count + 1 if engine.on_aws else 0  # objects written by fetching logs and times
     transitions = engine.transitions
     if transitions is None:
         transitions = map_transitions(len(reports), manifest.world_size)
@@ -80,13 +85,13 @@ def usage_of(
 
 
 def _summarize_tmp(engine: EngineMeasures, logs: RunLogs) -> float:
-    """GB-seconds; the function's /tmp is as the template has it."""
+    """Billed GB-seconds of summarize's /tmp, whose size the stack's template sets."""
     seconds = sum(report.billed_ms for report in logs.summarize) / 1e3
     return tmp_gb_seconds(engine.summarize_tmp_mb or FREE_TMP_MB, seconds)
 
 
 def _public_bytes(records: Sequence[RankMeasures]) -> float:
-    """What ranks that met sent each other, estimated; through the relay all of it goes twice."""
+    """Estimated bytes that ranks sent each other; through the relay, each byte is sent twice."""
     found = [record for record in records if (record.transport or "store") != "store"]
     each = (
         (BYTES_A_RANK + BYTES_A_ROW * record.rows) * (2 if "relay" in record.transport else 1)
@@ -97,9 +102,9 @@ def _public_bytes(records: Sequence[RankMeasures]) -> float:
 
 
 def _rendezvous(records: Sequence[RankMeasures], whole: Span | None) -> Rendezvous | None:
-    """The server's task for as long as the run lasted, where ranks talked to each other.
+    """The rendezvous task for the duration of the run, if ranks communicated through it.
 
-    It is an x86 one whatever the workers are: so the stack's template has it.
+    The stack's template makes it an x86 task, whatever the architecture of the workers.
     """
     used = {record.transport or "store" for record in records}
     if whole is None or not used - {"store"}:

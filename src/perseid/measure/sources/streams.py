@@ -1,7 +1,7 @@
-"""Events of log streams put together to invocations, and whose they are.
+"""Assembles the events of log streams into invocations, and tells which run they worked for.
 
-An execution environment writes one stream and works on one invocation at a time, so within a
-stream everything between two STARTs is of one invocation; streams may come in any order.
+An execution environment writes one stream and works on one invocation at a time. So within a
+stream, everything between two STARTs belongs to one invocation; streams may come in any order.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ class LogEvent:
     """One event of a log stream."""
 
     stream: str
+    """Name of the stream."""
     time: float | None
-    """Seconds since the epoch; None if an export leaves it out."""
+    """Time in seconds since the epoch; None if an export leaves it out."""
     text: str
-    """One line, or several."""
+    """Text of the event, of one or several lines."""
 
     @property
     def stamp(self) -> str:
-        """The time in front of each of its lines; empty if it is not known."""
+        """The time as a prefix for each of its lines; empty if the time is unknown."""
         if self.time is None:
             return ""
         return datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds") + " "
@@ -41,49 +42,52 @@ class LogEvent:
 
 @dataclass(frozen=True)
 class Traced:
-    """One invocation with all it logged."""
+    """One invocation with everything that it logged."""
 
     invocation: Invocation
     stream: str
     lines: tuple[str, ...]
-    """In order, each with its time; lines of the environment's init included."""
+    """Its lines in order, each with its time, including those of the environment's init."""
     marks: tuple[Fields, ...] = ()
-    """What our own handlers logged: event, run, rank, attempt, …"""
+    """What our own handlers logged about it: event, run, rank, attempt, …"""
 
     def number(self, name: str) -> float | None:
-        """A number in the first of our lines that has the key; None if none has."""
+        """The number in the first mark that has the key; None if no mark has it."""
         return next((mark.number(name) for mark in self.marks if name in mark), None)
 
     def count(self, name: str) -> int | None:
-        """A whole number in the first of our lines that has the key; None if none has."""
+        """The whole number in the first mark that has the key; None if no mark has it."""
         return next((mark.count(name) for mark in self.marks if name in mark), None)
 
     def is_of(self, run_id: str) -> bool:
-        """Whether it worked for this run."""
+        """Whether the invocation worked for a run."""
         return any(run_id in (mark.text("run"), mark.text("run_id")) for mark in self.marks)
 
     @property
     def text(self) -> str:
-        """All of it, with a newline at the end."""
+        """All its lines, with a newline at the end."""
         return "\n".join(self.lines) + "\n"
 
 
 @dataclass
 class Stream:
-    """The lines of one stream, cut into invocations as they come."""
+    """Cuts the lines of one stream into invocations as they come."""
 
     name: str
     lines: list[str] = field(default_factory=list)
     request: str | None = None
+    """Request id of the open invocation; None between two invocations."""
     marks: list[Fields] = field(default_factory=list)
 
     def add(self, event: LogEvent) -> Iterator[Traced]:
-        """Take an event in; yields an invocation where this one ends it."""
+        """Add an event; yields an invocation if the event ends it."""
         stamp = event.stamp
         for line in text_lines(event.text):
             start = _START.search(line)
             if start is not None:
                 if self.request is not None:
+                    # The one before has no REPORT: its environment was killed, or the line is
+                    # missing.
                     yield self.close()
                 self.request = start[1]
             self.lines.append(f"{stamp}{line}")
@@ -91,12 +95,12 @@ class Stream:
                 self.marks.append(mark)
             report = _REPORT.search(line)
             if report is not None:
-                # An export may begin in the middle of an invocation, behind its START.
+                # An export may begin in the middle of an invocation, after its START.
                 self.request = self.request or report[1]
                 yield self.close()
 
     def close(self) -> Traced:
-        """The invocation that is open, as far as it got."""
+        """End the open invocation, complete or not, and return it."""
         request = self.request or ""
         found = [i for i in read_log("\n".join(self.lines)) if i.request_id == request]
         traced = Traced(
@@ -110,13 +114,12 @@ class Stream:
 
 
 def trace(events: Iterable[LogEvent]) -> list[Traced]:
-    """All invocations in the events, in the order of their starts.
+    """Assemble all invocations in the events, in the order of their starts.
 
-    Those that have not ended are among them, without a REPORT; lines that belong to no
-    invocation (an environment that failed in its init) are left out.
+    This includes those that have not ended, without a REPORT. Lines that belong to no invocation,
+    of an environment that failed in its init, are left out.
     """
-    # By stream: one environment works on one invocation at a time, so lines need no id to be told
-    # apart.
+    # By stream: an environment works on one invocation at a time, so its lines need no id.
     streams: dict[str, Stream] = {}
     found: list[Traced] = []
     for event in sorted(events, key=lambda event: event.time or 0.0):
@@ -127,7 +130,7 @@ def trace(events: Iterable[LogEvent]) -> list[Traced]:
 
 
 def read_mark(line: str) -> Fields | None:
-    """What a line of our own handlers says; None for any other line."""
+    """Read a line that our own handlers logged; None for any other line."""
     match = _MARK.search(line)
     if match is None:
         return None
