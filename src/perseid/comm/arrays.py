@@ -21,7 +21,9 @@ looking it up by identity is faster than by value."""
 
 def _code(array: Array) -> int:
     if not isinstance(array, np.ndarray):
-        raise BadInputError(f"an array is needed here, not {type(array).__name__}: use lower case")
+        raise BadInputError(
+            f"this takes an array, not {type(array).__name__}: use the lower-case method"
+        )
     # Subclasses carry more than their memory. A memmap is the exception: its memory is all it has.
     if type(array) is not np.ndarray and not isinstance(array, np.memmap):
         raise BadInputError(
@@ -30,7 +32,9 @@ def _code(array: Array) -> int:
         )
     code = dtype_code(array.dtype)
     if code is None:
-        raise BadInputError(f"arrays of {array.dtype} cannot be sent as memory: use lower case")
+        raise BadInputError(
+            f"arrays of {array.dtype} cannot be sent as memory: use the lower-case method"
+        )
     return code
 
 
@@ -133,7 +137,7 @@ def reducible(op: Op, array: Array) -> tuple[Op, int]:
         The operation combines (value, place) pairs, or the array cannot be sent.
     """
     if op.name in ("minloc", "maxloc"):
-        raise BadInputError(f"{op.name} is of (value, place) pairs: use the lower-case method")
+        raise BadInputError(f"{op.name} combines (value, place) pairs: use the lower-case method")
     return op, _code(array)
 
 

@@ -213,7 +213,7 @@ class ConnectionPool:
     def _disagreed(self, rank: int, transport: str) -> None:
         """Fail because a peer connects to this rank, which uses the store only."""
         message = (
-            f"Rank {self.rank} goes through the store, but rank {rank} connects to it "
+            f"Rank {self.rank} uses the store only, but rank {rank} connects to it "
             f"({transport}): give all ranks the same transport, hint, expectation and constants."
         )
         mine, theirs = "transport store", f"transport {transport}"

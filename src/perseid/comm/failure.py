@@ -167,7 +167,7 @@ class Failure:
         what = described(cause)
         error = ClosedError(
             f"A call of rank {self._rank} was interrupted by {what}; messages may be lost, so "
-            "this communicator cannot be used any more: close it, and join again."
+            "this communicator can no longer be used: close it, and join again."
         )
         untold = PeerLostError(f"Rank {self._rank} failed with {what}", self._rank)
         with self._news:

@@ -262,7 +262,7 @@ class PeerLane:
         if _take_kept(self, want):
             return
         if not self.channel.ended:
-            # Drop receives that another rank has served meanwhile, or that were cancelled.
+            # Drop receives that another rank has served meanwhile, or that were canceled.
             claimed = self._claimed
             self.posted = [one for one in self.posted if not one.claimed or one is claimed]
             self.posted.append(want)

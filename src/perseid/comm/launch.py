@@ -71,7 +71,7 @@ def run_local(
     if ranks < 1:
         raise BadInputError(f"at least 1 rank is needed, not {ranks}")
     if timeout is not None and not timeout > 0:
-        raise BadInputError(f"the ranks need some time, not {timeout:g} s")
+        raise BadInputError(f"the time limit must be above 0 s, not {timeout:g} s")
     secret = secrets.token_bytes(32)
     # Without the second port, ranks do not test for NATs, of which there are none on one machine.
     config = Config(host="127.0.0.1", port=0, http_port=None, tcpunch=False, secret=secret)

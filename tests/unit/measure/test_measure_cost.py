@@ -180,7 +180,7 @@ def test_prices_of_another_region(tmp_path: Path) -> None:
         ("{", "is not JSON"),
         ("[1]", "must be a JSON object"),
         ('{"gold": 1}', "no price is called 'gold'"),
-        ('{"s3_get": "cheap"}', "must be a number of USD a GET request"),
+        ('{"s3_get": "cheap"}', "must be a number of USD per GET request"),
         ('{"s3_get": -1}', "must be a number"),
         ('{"s3_get": true}', "must be a number"),
         ('{"s3_get": {"usd": 1, "colour": 2}}', "must be a number"),

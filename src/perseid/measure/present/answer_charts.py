@@ -38,7 +38,7 @@ def confusion(
     top = 40.0
     bottom = 12 + CHARACTER * max(map(len, names))
     svg = Svg(width, top + cell * len(names) + bottom)
-    svg.text(4, 14, "true class (rows), called class (columns)", "name")
+    svg.text(4, 14, "true class (rows), predicted class (columns)", "name")
     for row, (name, of_row) in enumerate(zip(classes, counts, strict=True)):
         y = top + row * cell
         svg.text(left - 8, y + cell / 2 + 4, names[row], "tick", "end")
@@ -55,7 +55,7 @@ def confusion(
     whole = sum(map(sum, counts))
     title = (
         f"Confusion matrix of {len(classes)} classes over {plural(whole, 'object')}: {right:,} on "
-        "the diagonal are called rightly"
+        "the diagonal are predicted correctly"
     )
     return svg.render(title, kind)
 
@@ -66,7 +66,7 @@ def _cell(
     x, y, size = place
     share = count / of if of else 0.0
     level = int(np.ceil(LEVELS * share))
-    tip = f"{names[0]} called {names[1]}: {count:,} of {of:,} ({share:.1%})"
+    tip = f"{names[0]} predicted as {names[1]}: {count:,} of {of:,} ({share:.1%})"
     svg.rect(x, y, size - 1, size - 1, f"s{level}" if level else "empty", tip)
     if count and size >= NUMBERED and CHARACTER * len(f"{count}") < size:
         # Light digits on dark cells.
@@ -80,7 +80,7 @@ def reliability(points: Sequence[tuple[float, float, int]], width: float, kind: 
     Each point is (probability, share, objects).
     """
     plot = frame(width, min(width, 360.0), (0.0, 1.0), (0.0, 1.0))
-    plot.grid("probability of the called class", "share that is right", x_ticks=5, y_ticks=5)
+    plot.grid("probability of the predicted class", "share that is right", x_ticks=5, y_ticks=5)
     plot.svg.line(plot.x(0), plot.y(0), plot.x(1), plot.y(1), "truth")
     plot.svg.curve([(plot.x(x), plot.y(y)) for x, y, _ in points], "curve c0")
     for x, y, n in points:

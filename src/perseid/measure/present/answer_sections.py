@@ -37,12 +37,12 @@ def answer_sections(folder: RunFolder) -> tuple[Section, ...]:
 
 def _classes(found: ClassificationMeasures) -> Section:
     lead = (
-        f"{_percent(found.accuracy)} of {plural(found.n, 'labeled object')} are called by their "
-        f"own class; {found.excluded:,} more have no prediction, or a label that is not a class."
+        f"{_percent(found.accuracy)} of {plural(found.n, 'labeled object')} have the right class "
+        f"predicted; {found.excluded:,} more have no prediction, or a label that is not a class."
     )
     matrix = Figure.drawn(
         lambda width, kind: confusion(found.classes, found.confusion, width, kind),
-        "Objects of the row's class that are called by the column's name, darker for a larger "
+        "Objects of the row's class that are predicted as the column's class; darker for a larger "
         "share of the row.",
         WIDTH,
     )
@@ -55,12 +55,15 @@ def _classes(found: ClassificationMeasures) -> Section:
         )
         for name, of_class, scores in zip(found.classes, found.confusion, found.scores, strict=True)
     )
-    table = DataTable(heads, rows, "Precision: share of those called so that are; recall: share of "
-                      "the class that is called so; F1: harmonic mean of both")  # fmt: skip
+    caption = (
+        "Precision: share of the objects predicted as the class that belong to it; recall: share "
+        "of the class that is predicted so; F1: harmonic mean of both"
+    )
+    table = DataTable(heads, rows, caption)
     curve = Figure.drawn(
         lambda width, kind: reliability(found.reliability, width, kind),
-        "How often the called class is right, in bins of its probability; below the dashed line "
-        f"the model is too sure. Calibration error: {_percent(found.calibration_error)}.",
+        "How often the predicted class is right, in bins of its probability; below the dashed line "
+        f"the model is overconfident. Calibration error: {_percent(found.calibration_error)}.",
         WIDTH,
     )
     return Section("classes", "Classes", lead, (Beside(matrix, table), curve))
@@ -74,8 +77,8 @@ def _distributions(found: DistributionMeasures) -> Section:
     )
     plot = Figure.drawn(
         lambda width, kind: pit(found.pit, width, kind),
-        "Flat where distributions are calibrated; a hill in the middle: too wide; hills at both "
-        "ends: too narrow.",
+        "Flat if distributions are calibrated; a hill in the middle: they are too wide; hills at "
+        "both ends: too narrow.",
         WIDTH,
     )
     return Section("distributions", "Predicted distributions", lead,

@@ -109,7 +109,7 @@ def detection_section(catalogue: CatalogueColumns | None, folder: RunFolder) -> 
              Head("ROC AUC from 0.5 to 1", "bar"))  # fmt: skip
     caption = f"Each label against {plural(found[0].plain, 'object')} with label 0"
     rows = tuple(_detection_row(one) for one in found)
-    lead = "How well the anomaly score tells labeled objects from those with label 0."
+    lead = "How well the anomaly score separates labeled objects from those with label 0."
     return Section(ident, title, lead, (DataTable(heads, rows, caption),))
 
 

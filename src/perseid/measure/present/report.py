@@ -57,7 +57,7 @@ def render_report(run: MeasuredRun, prices: Prices | None = None) -> str:
     """
     folder = run.folder
     if folder is None:
-        raise BadInputError(f"{run.name} is not a run of perseid: there is no page of it")
+        raise BadInputError(f"{run.name} is not a run of perseid: it has no report page")
     prices, catalogue = prices or Prices(), _catalogue(folder)
     title = _title(run)
     page = PageView(

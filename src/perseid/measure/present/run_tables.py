@@ -49,12 +49,12 @@ PARTITION_COLUMNS = (
     TableColumn("runs", "Runs"),
 )
 RANKS_NOTE = (
-    "Ranks: results received / ranks expected; a run with fewer is INCOMPLETE and its other "
-    "figures are of the received ranks only."
+    "Ranks: results received / ranks expected; a run with fewer results is INCOMPLETE, and its "
+    "other figures cover the received ranks only."
 )
 USED_NOTE = (
     "Cost by memory used: the course reports' variant, sum of Duration x memory USED x 0.00001667 "
-    "$ a GB-s. AWS does not bill it: configured memory is billed."
+    "$ per GB-s. AWS does not bill it: configured memory is billed."
 )
 
 
@@ -179,10 +179,10 @@ def _tail(name: str, parts: int = 3) -> str:
 
 def _run_notes(runs: Sequence[MeasuredRun], prices: Prices) -> tuple[str, ...]:
     return (
-        "Duration: the widest time that is known, named in the next column: whole run is from the "
-        "start of initialize to the end of summarize, map from the first start of a worker to the "
-        "last end, slowest worker the maximum at the right; whole execution and map state are "
-        "those of Step Functions' history.",
+        "Duration: the most complete time that is known, named in the next column. Whole run: from "
+        "the start of initialize to the end of summarize; map: from the first start of a worker to "
+        "the last end; slowest worker: the maximum at the right; whole execution and map state: "
+        "from the history of Step Functions.",
         _worker_note(runs),
         "Memory Used: the highest Max Memory Used of all invocations.",
         *_transport_notes(runs),
@@ -206,8 +206,8 @@ def _core_notes(runs: Iterable[MeasuredRun]) -> list[str]:
     if not any(run.core_hours for run in runs):
         return []
     return [
-        "Core-hours: threads of a worker x the time of every attempt, starts included, failed ones "
-        "too; what a cluster accounts for its tasks is more by their idle ends."
+        "Core-hours: threads of a worker x the time of every attempt, including starts and failed "
+        "attempts; a cluster also accounts for the time in which its tasks are idle."
     ]
 
 
@@ -225,8 +225,8 @@ def _partition_notes(runs: Sequence[MeasuredRun], prices: Prices) -> tuple[str, 
 def _worker_note(runs: Sequence[MeasuredRun]) -> str:
     kinds = sorted({run.duration_of for run in runs})
     return (
-        f"Worker p50, p90, p99, max: {', or '.join(kinds)}, of every invocation, failed ones and "
-        "retries included; no value is left out."
+        f"Worker p50, p90, p99, max: {', or '.join(kinds)}, of every invocation, including failed "
+        "ones and retries; no value is left out."
     )
 
 
@@ -240,13 +240,13 @@ def _cost_notes(runs: Sequence[MeasuredRun], prices: Prices) -> list[str]:
     if any(run.reports for run in runs):
         notes += [
             "Cost: as billed, configured memory x billed duration of every invocation, requests, "
-            "state transitions, S3, logs; a local run: what the same invocations, as long as they "
-            f"were here, would have cost on AWS; {prices.stamp()}, no free tier.",
+            "state transitions, S3, logs; for a local run, what the same invocations would have "
+            f"cost on AWS if they had taken as long there; {prices.stamp()}, no free tier.",
             USED_NOTE,
         ]
     if any(not run.reports for run in runs):
         notes.append(
-            "No cost or memory where the source has no REPORT lines: the records of the existing "
-            "system hold model time only, and their total_cpu_memory is a sum, not a peak."
+            "No cost or memory if the source has no REPORT lines: the records of the existing "
+            "system contain model time only, and their total_cpu_memory is a sum, not a peak."
         )
     return notes

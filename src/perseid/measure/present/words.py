@@ -23,8 +23,8 @@ THROUGHPUT = {
 DEFINITIONS = {
     "Complete": "Every rank left its record, every partition was read, every row is in the "
     "catalogue exactly once. Anything less is incomplete.",
-    "Duration of an invocation": "As Lambda's REPORT line has it: time in the handler, without "
-    "init. All invocations count, failed ones and retries too; none is left out.",
+    "Duration of an invocation": "As in Lambda's REPORT line: time in the handler, without init. "
+    "All invocations count, including failed ones and retries; none is left out.",
     "Billed": "Configured memory × billed duration (handler and init, whole milliseconds), plus "
     "requests, state transitions, storage, Fargate, IPv4 and logs.",
     "Cost by memory used": USED_NOTE.partition(": ")[2],
@@ -41,12 +41,12 @@ DEFINITIONS = {
     "ROC AUC": "Probability that an object with the label scores above one with label 0; 0.5 is "
     "chance.",
     "Average precision": "Area under precision against recall; chance is the share of the label "
-    "among its objects and those with label 0, so it is lower the rarer the label.",
-    "Calibration error": "Mean over objects of the distance between how often the called class is "
-    "right and its probability, in 15 bins of that probability.",
+    "among its objects and those with label 0, so it is lower for rarer labels.",
+    "Calibration error": "Mean over objects of the difference between how often the predicted "
+    "class is right and its probability, in 15 bins of that probability.",
     "CRPS": "Continuous ranked probability score: integral of (CDF - step at the true value)²; the "
     "absolute error of a point prediction.",
     "PIT": "Predicted probability of values below the true one: uniform over objects where "
     "distributions are calibrated.",
-    "Bits": "32 bits a value of images and magnitudes that went through the model.",
+    "Bits": "32 bits per value of the images and magnitudes that went through the model.",
 }

@@ -29,8 +29,8 @@ from perseid.measure.present.words import DEFINITIONS
 from perseid.measure.prices import Prices
 
 OVERLAP = (
-    "Fetch and decode overlap with inference: they have the upper part of each row, all other "
-    "stages the lower one."
+    "Fetch and decode overlap with inference: they are in the upper part of each row, all other "
+    "stages in the lower one."
 )
 
 
@@ -48,7 +48,7 @@ def timeline_section(run: MeasuredRun) -> Section:
     entries = [(stage, stage) for stage in stages]
     if any(lane.lost for lane in lanes):
         entries.append(("lost", "no record"))
-    caption = "One row a rank."
+    caption = "One row per rank."
     if splits_rows(len(lanes)) and {"fetch", "decode"} & set(stages):
         caption += f" {OVERLAP}"
     figure = Figure.drawn(lambda width, kind: timeline(lanes, width, kind), caption)
@@ -104,7 +104,7 @@ def _stage_table(run: MeasuredRun) -> Iterable[Heading | DataTable]:
     if not rows:
         return ()
     heads = (Head("Stage", "word"), *(Head(name) for name in ("p50", "p90", "p99", "max")))
-    caption = f"Of {plural(len(records), 'rank')}"
+    caption = f"Over {plural(len(records), 'rank')}"
     return (Heading("Stages, seconds per rank"), DataTable(heads, tuple(rows), caption))
 
 
