@@ -118,6 +118,8 @@ def local_files(path: Path, name: str = "") -> ModelFiles:
         beside = path.parent / location
         if not beside.is_file():
             raise _without(name, location)
+        # Checked after resolving links: a link in the folder could lead to any file of this
+        # machine.
         if not any(beside.resolve().is_relative_to(folder) for folder in allowed):
             raise _outside(name, location)
         external.append(beside)
@@ -146,6 +148,7 @@ def _fetched(store: Storage, key: str, folder: Path) -> ModelFiles:
 def _copy(store: Storage, key: str, path: Path) -> None:
     """Copy an object of a store to a file, part by part, all from one version of the object."""
     info = store.info(key)
+    # "x" refuses an existing file, so two data files with one name cannot replace each other.
     with path.open("xb") as file:
         for start in range(0, info.size, _CHUNK):
             length = min(_CHUNK, info.size - start)
@@ -159,6 +162,7 @@ def external_data(path: Path, name: str) -> tuple[str, ...]:
     Raises `BadModelError` if the file is not an ONNX graph, or a path leads out of the folder.
     """
     with path.open("rb") as file:
+        # An empty file cannot be mapped into memory.
         if not os.fstat(file.fileno()).st_size:
             raise BadModelError(f"{name} is not a model that onnxruntime can load: it is empty")
         with _mapped(file.fileno(), name) as mapped:
@@ -173,6 +177,7 @@ def external_data(path: Path, name: str) -> tuple[str, ...]:
                 view.release()
     for location in found:
         pure = PurePosixPath(location)
+        # A hostile graph could otherwise have any file of this machine read or written.
         if not location or pure.is_absolute() or ".." in pure.parts or {"\\", "\0"} & {*location}:
             raise _outside(name, location)
     return tuple(sorted(str(PurePosixPath(location)) for location in found))

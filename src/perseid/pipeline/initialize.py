@@ -146,6 +146,7 @@ def _put_items(storage: Storage, manifest: Manifest) -> None:
     """Write the items, one per line, as a stream: for 100,000 ranks they take 150 MB."""
     with temporary_folder("initialize") as folder:
         with open(folder / layout.ITEMS, "w", encoding="utf-8") as file:
+            # Written by hand instead of json.dump, which would need all items in memory at once.
             before = "[\n"
             for item in manifest.plain_items():
                 file.write(before + json.dumps(item))
@@ -184,6 +185,8 @@ def _adopt(begun: Manifest, now: Manifest) -> Manifest:
     )
     model = begun.model or now.model
     if model is not None and now.model is not None and (said := model.difference(now.model)):
+        # The client's default model may differ from the deployed one: then the workers' model
+        # counts.
         if now.model.kind != DEFAULT:
             raise BadModelError(
                 f"the model {now.model.uri} was replaced while the run began ({said}): start it "
@@ -207,6 +210,7 @@ def plan(
     listing = list_partitions(request)
     survey = CheckedSurvey() if model is None else _check_data(request, listing, model)
     files = len(listing.partitions)
+    # By default each partition gets a rank of its own.
     world_size = request.world_size or files
     now = time.time() if created is None else created
     return Manifest(

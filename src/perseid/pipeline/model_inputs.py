@@ -59,6 +59,7 @@ def unfit(
         said = _unfit_bands(signature, columns.shape[0], bands)
         shape = (len(places), *columns.shape[1:]) if places else columns.shape
         said = said or _unfit_image(signature, shape, fit, [*named] or sorted(columns.dtypes))
+        # Magnitudes per band are selected together with the bands.
         if places and magnitudes == columns.shape[0]:
             magnitudes = len(places)
     there = {name.removeprefix(FURTHER).removeprefix(INPUT) for name in columns.further}
@@ -111,6 +112,7 @@ def chosen_bands(wanted: Sequence[str], count: int, names: Sequence[str]) -> tup
     none of the model's names is among the survey's, both may name the same bands differently, so
     the bands are matched by their order.
     """
+    # Without a name for every band on both sides, only the order can be used.
     if not wanted or len(names) != count:
         return None
     places = band_places(wanted, names)

@@ -94,7 +94,7 @@ class SimilarObjects:
                 "model gives no embedding, it ran with --anomaly none, or it ran a script"
             )
         self.use = use or (EMBEDDING if EMBEDDING in groups else ALL)
-        """Feature groups that are compared."""
+        """Features that are compared: ``embedding``, ``residual`` or ``both``."""
         self._columns = group_columns(groups, self.use)
 
     def of_id(self, object_id: int | str, n: int) -> list[SimilarObject]:

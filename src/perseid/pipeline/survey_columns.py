@@ -108,6 +108,7 @@ def choose_columns(
     used = {spec.source.lower() for spec in chosen} | {one.lower() for one in sources.values()}
     for spec in _kept(there, keep, used):
         name = spec.source
+        # Compared in lower case, because many readers of Parquet ignore case in column names.
         while name.lower() in taken:
             name = PREFIX + name
         taken.add(name.lower())

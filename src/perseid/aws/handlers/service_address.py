@@ -24,9 +24,9 @@ class ServiceAddress:
     """The running task of the service, if there is one."""
 
     address: str | None = None
-    """Public IPv4 address; empty if no task runs."""
+    """Public IPv4 address; None if no task runs."""
     task: str | None = None
-    """ARN of the task."""
+    """ARN of the task; None if no task runs."""
     started: str | None = None
     """When the task started, in ISO 8601, UTC."""
 

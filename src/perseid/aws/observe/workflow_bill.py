@@ -16,7 +16,7 @@ from perseid.pipeline.attempts import Attempt, Ending
 EXPRESS_GB = 0.0625
 """Memory that an EXPRESS execution with a few small states is billed for: 64 MB, in GB."""
 EXPRESS_STEP_MS = 100.0
-"""Step in seconds to which the duration of an EXPRESS execution is rounded up
+"""Step in milliseconds to which the duration of an EXPRESS execution is rounded up
 (https://aws.amazon.com/step-functions/pricing/)."""
 NOT_AGAIN = frozenset(
     {

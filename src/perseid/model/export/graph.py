@@ -19,7 +19,7 @@ MICROSOFT = "com.microsoft"
 
 
 Range = tuple[float, float]
-"""Smallest and largest integer of a quantized input."""
+"""Smallest and largest value that a quantized input takes."""
 
 
 class GraphBuilder:
