@@ -100,6 +100,7 @@ def field_xml(field: VOField) -> str:
         "unit": field.unit,
         "ucd": field.ucd,
     }
+    # Names come from the survey, so characters that XML does not allow are removed.
     words = " ".join(f'{key}="{escape(printable(text))}"' for key, text in given.items() if text)
     about = escape(printable(field.description))
     return f"   <FIELD {words}><DESCRIPTION>{about}</DESCRIPTION></FIELD>\n"
