@@ -263,6 +263,7 @@ def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> C
     outputs = (*known.output_columns(), *known.list_columns()) if known else ()
     if known:
         _check_lists(request.list_kinds, known)
+    # Survey columns must not collide with the catalogue's own, the model's, or those added later.
     reserved = [*(c.name for c in CATALOGUE), *(c.name for c in outputs), *ADDED]
     columns = choose_columns(looks, names, parse_keep(request.keep), reserved)
     if model.signature is not None:
@@ -273,6 +274,7 @@ def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> C
             options=replace(options, further=carried(columns)),
             fit=request.fit or "",
         )
+    # Columns that the model takes count under the survey's names, too.
     taken = [one for name in inputs for one in names.get(name, (name,))]
     notes = notes_on(looks, carried(columns), taken)
     by_order = {same_order_note(known, look.columns.shape[0], look.bands)

@@ -38,7 +38,7 @@ def parse_result(text: bytes, where: str) -> dict[str, object]:
 
 def amount(value: object) -> float | None:
     """The value, if it is a finite number of at least 0; otherwise None."""
-    # bool is a subclass of int, but `true` is no number in JSON.
+    # bool is a subclass of int, but `true` is not a number in JSON.
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:

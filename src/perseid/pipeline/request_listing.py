@@ -46,6 +46,7 @@ class Listing:
             return None
         rows = [ref.rows for ref in self.partitions]
         known = [count for count in rows if count is not None]
+        # Rows and bytes cannot be mixed, so if any count is unknown all sizes are used.
         return known if len(known) == len(rows) else [ref.size for ref in self.partitions]
 
 

@@ -149,7 +149,7 @@ def _decode(hint: Any, value: object, name: str, what: str) -> Any:
     # JSON does not distinguish 2 from 2.0.
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    # bool is a subclass of int, but `true` is no valid number in JSON.
+    # bool is a subclass of int, but `true` is not a number in JSON.
     if origin is None and isinstance(value, hint) and isinstance(value, bool) <= (hint is bool):
         return value
     raise BadInputError(f"{what} cannot be read: {name!r} is {str(value)[:80]!r}")

@@ -96,7 +96,7 @@ def missing_sentence(where: str, state: Completeness) -> str:
     reasons += [entry["reason"] for entry in parts]
     advice = "`perseid resume` redoes only what is missing"
     if not ranks:  # the partitions themselves are bad, so resuming would not help
-        advice = "mend these partitions or leave them out, then start a new run"
+        advice = "repair these partitions or leave them out, then start a new run"
     return (
         f"the run at {where} is incomplete: {' and '.join(said)} missing (first reason: "
         f"{reasons[0]}); {advice}"

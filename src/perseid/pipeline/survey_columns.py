@@ -147,7 +147,7 @@ def _kept(
             )
             raise BadInputError(
                 f"--keep names the column {name}, which has {what}: the catalogue takes columns of "
-                "one number or text a row"
+                "one number or text per row"
             )
     for key, spec in there.items():
         wanted = key in named or (every and key not in used)

@@ -114,6 +114,7 @@ def look(names: ServiceNames, client: Any) -> ServiceAddress:
         part = arns[start : start + 100]
         found = ecs.describe_tasks(cluster=names.cluster, tasks=part)["tasks"]
         tasks += [Task.of(entry) for entry in found]
+    # During a deployment an old and a new task run at once; the old one is about to end.
     for task in newest_first(tasks):
         address = _address(task, client("ec2"))
         if address is not None:
@@ -157,6 +158,7 @@ def recorded(names: ServiceNames, client: Any) -> Sequence[str]:
 
 
 def _started(entry: Mapping[str, object]) -> str:
+    # A task that has not started yet has only a time of creation.
     when = entry.get("startedAt") or entry.get("createdAt") or datetime.fromtimestamp(0, UTC)
     return when.astimezone(UTC).isoformat() if isinstance(when, datetime) else str(when)
 

@@ -327,6 +327,7 @@ def _engine(
         **vars(usage),
         "refused_calls": refused,
         "summarize_tmp_mb": SUMMARIZE_TMP_MB,
+        # Above 0 the archive is incomplete, and `collected_before` does not use it.
         "unreported": sum(traced.invocation.report is None for traced in workers),
         "api_calls": dict(sorted(calls.counts.items())),
     }

@@ -94,6 +94,7 @@ class WorkflowUsage:
         states, requests, seconds = sum(execution.transitions for execution in executions), 0, 0.0
         begun = [execution.started for execution in executions]
         for place, entry in enumerate(counts):
+            # Each attempt belongs to the last execution that had begun before it.
             own = [a for a in attempts if max(1, bisect(begun, a.started)) - 1 == place]
             if entry.children == "EXPRESS":
                 requests += entry.items.get("total", 0)
@@ -117,6 +118,7 @@ def child_states(attempts: Sequence[Attempt]) -> int:
     for one in attempts:
         last[one.rank] = max(one.attempt, last.get(one.rank, 0))
     larger = sum(a.ending is Ending.OUT_OF_MEMORY and a.attempt < last[a.rank] for a in failed)
+    # A failure that is not retried passes one further state, any other one three.
     return len(attempts) + 3 * (len(failed) - once) + once + larger
 
 
