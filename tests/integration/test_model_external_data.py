@@ -115,6 +115,59 @@ def test_a_missing_data_file_is_named(tmp_path: Path):
             ModelRuntime.load(url)
 
 
+def set_entries(path: Path, **entries: str) -> None:
+    """Set such entries of every tensor's external data."""
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            kept = {entry.key: entry.value for entry in tensor.external_data} | entries
+            del tensor.external_data[:]
+            for key, value in kept.items():
+                entry = tensor.external_data.add()
+                entry.key, entry.value = key, value
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("at", ["disk", "store"])
+@pytest.mark.parametrize("kept", [0, -3])
+def test_a_data_file_that_is_cut_off_is_named(
+    tmp_path: Path, kept: int, at: str, capfd: pytest.CaptureFixture[str]
+):
+    path = external_model(tmp_path)
+    whole = (tmp_path / DATA).read_bytes()
+    (tmp_path / DATA).write_bytes(whole[:kept])
+    Storage("memory://cut").put("z.onnx", path)
+    Storage("memory://cut").put(DATA, tmp_path / DATA)
+    sentence = rf"z\.onnx\.data, which has {len(whole[:kept])} bytes of {len(whole)}: copy it again"
+    with pytest.raises(BadModelError, match=sentence):
+        ModelRuntime.load(path if at == "disk" else "memory://cut/z.onnx")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value", ["-4", "zero", "9" * 30])
+@pytest.mark.parametrize("key", ["offset", "length"])
+def test_a_place_in_the_data_that_cannot_be_is_a_sentence(tmp_path: Path, key: str, value: str):
+    path = external_model(tmp_path)
+    set_entries(path, **{key: value})
+    with pytest.raises(
+        BadModelError, match=rf"z\.onnx .*{value}|z\.onnx\.data, which has \d+ byte"
+    ):
+        ModelRuntime.load(path)
+
+
+@pytest.mark.parametrize("location", ["w" * 300, "w" * 300 + "/x", "z.onnx/x"])
+def test_a_name_that_no_disk_takes_is_not_there(tmp_path: Path, location: str):
+    path = external_model(tmp_path)
+    set_entries(path, location=location)
+    store = Storage("memory://long")
+    store.put("z.onnx", path)
+    if "z.onnx" not in location:
+        store.put(location, b"0" * 1000)
+    for url in (path, "memory://long/z.onnx"):
+        with pytest.raises(BadModelError, match=r"which is not there|cannot be kept on this disk"):
+            ModelRuntime.load(url)
+
+
 def test_the_weights_belong_to_the_digest(tmp_path: Path):
     path = external_model(tmp_path)
     before = identify(str(path))

@@ -13,7 +13,7 @@ import hashlib
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -25,6 +25,8 @@ from perseid.textfile import is_file
 DEFAULT = "default"
 """Name of the model that is shipped in the package."""
 BUILT_IN = (DEFAULT, "default.int8")
+_DIGITS = 19
+"""Most digits that are read of an offset or a length: as many as 64 bits may have."""
 _CHUNK = 8 << 20
 """Number of bytes that are hashed or copied at once."""
 
@@ -114,14 +116,15 @@ def local_files(path: Path, name: str = "") -> ModelFiles:
     # Links to models are common: the data may lie beside the link or beside its target.
     allowed = (path.parent.resolve(), path.resolve().parent)
     external = []
-    for location in external_data(path, name):
+    for location, size in _needed(path, name).items():
         beside = path.parent / location
-        if not beside.is_file():
+        if not is_file(beside):
             raise _without(name, location)
         # Checked after resolving links: a link in the folder could lead to any file of this
         # machine.
         if not any(beside.resolve().is_relative_to(folder) for folder in allowed):
             raise _outside(name, location)
+        _check_size(name, location, beside, size)
         external.append(beside)
     return ModelFiles(path, name, tuple(external))
 
@@ -131,16 +134,22 @@ def _fetched(store: Storage, key: str, folder: Path) -> ModelFiles:
     path = folder / "model.onnx"
     _copy(store, key, path)
     external = []
-    for location in external_data(path, name):
+    for location, size in _needed(path, name).items():
         beside = folder / location
         # A graph that names itself as its data file would be overwritten.
         if beside == path:
             raise _outside(name, location)
-        beside.parent.mkdir(parents=True, exist_ok=True)
         try:
+            beside.parent.mkdir(parents=True, exist_ok=True)
             _copy(store, location, beside)
         except NotFoundError as error:
             raise _without(name, location) from error
+        except OSError as error:  # a name that is too long, or a file where a folder is needed
+            raise BadModelError(
+                f"the model {name} keeps its weights in {location!r}, which cannot be kept on this "
+                f"disk: {error.strerror}"
+            ) from error
+        _check_size(name, location, beside, size)
         external.append(beside)
     return ModelFiles(path, name, tuple(external))
 
@@ -161,6 +170,11 @@ def external_data(path: Path, name: str) -> tuple[str, ...]:
 
     Raises `BadModelError` if the file is not an ONNX graph, or a path leads out of the folder.
     """
+    return tuple(_needed(path, name))
+
+
+def _needed(path: Path, name: str) -> Mapping[str, int]:
+    """As `external_data`, with the least size of each file, bytes."""
     with path.open("rb") as file:
         # An empty file cannot be mapped into memory.
         if not os.fstat(file.fileno()).st_size:
@@ -168,19 +182,33 @@ def external_data(path: Path, name: str) -> tuple[str, ...]:
         with _mapped(file.fileno(), name) as mapped:
             view = memoryview(mapped)
             try:
-                found = set(_locations(view))
+                found = [_External.of(entries, name) for entries in _tensors(view)]
+            except BadModelError:
+                raise
             except (ValueError, IndexError) as error:
                 raise BadModelError(
                     f"{name} is not a model that onnxruntime can load: it is not an ONNX file"
                 ) from error
             finally:
                 view.release()
-    for location in found:
+    needed: dict[str, int] = {}
+    for location, end in sorted((entry.location, entry.end) for entry in found):
         pure = PurePosixPath(location)
         # A hostile graph could otherwise have any file of this machine read or written.
         if not location or pure.is_absolute() or ".." in pure.parts or {"\\", "\0"} & {*location}:
             raise _outside(name, location)
-    return tuple(sorted(str(PurePosixPath(location)) for location in found))
+        needed[str(pure)] = max(end, needed.get(str(pure), 0))
+    return needed
+
+
+def _check_size(name: str, location: str, beside: Path, needed: int) -> None:
+    size = beside.stat().st_size
+    # onnxruntime would say so in its own words, and print lines of its log as well.
+    if size < needed:
+        raise BadModelError(
+            f"the model {name} keeps its weights in {location}, which has {size} bytes of "
+            f"{needed}: copy it again, or export the model again"
+        )
 
 
 def _mapped(descriptor: int, name: str) -> mmap.mmap:
@@ -206,20 +234,44 @@ def _without(name: str, location: str) -> BadModelError:
     )
 
 
-def _locations(model: memoryview) -> Iterator[str]:
-    """``location`` of every tensor's external data. Iterative, so that nesting needs no stack."""
+@dataclass(frozen=True)
+class _External:
+    """Where one tensor's data lies."""
+
+    location: str
+    end: int
+    """The first byte after it, as far as the tensor says."""
+
+    @classmethod
+    def of(cls, entries: Mapping[bytes, bytes], name: str) -> _External:
+        end = 0
+        for key in (b"offset", b"length"):
+            given = entries.get(key, b"0")
+            if not given.isdigit():
+                raise BadModelError(
+                    f"{name} is not a model that onnxruntime can load: the {key.decode()} of a "
+                    f"tensor's data is {given.decode()!r}"
+                )
+            end += int(given[:_DIGITS])
+        return cls(entries[b"location"].decode(), end)
+
+
+def _tensors(model: memoryview) -> Iterator[Mapping[bytes, bytes]]:
+    """What each tensor with external data says of it, by key. Iterative: nesting needs no stack."""
     # A list instead of recursion, because a hostile file may be nested to any depth.
     left = [(_MODEL, 0, len(model))]
     while left:
         kind, start, end = left.pop()
+        entries: dict[bytes, bytes] = {}
         for number, first, last in _messages(model, start, end):
             inner = _NESTED[kind].get(number)
             if inner == _ENTRY:
                 entry = {n: bytes(model[a:b]) for n, a, b in _messages(model, first, last)}
-                if entry.get(1) == b"location":
-                    yield entry.get(2, b"").decode()
+                entries[entry.get(1, b"")] = entry.get(2, b"")
             elif inner is not None:
                 left.append((inner, first, last))
+        if b"location" in entries:
+            yield entries
 
 
 def _messages(data: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int]]:
