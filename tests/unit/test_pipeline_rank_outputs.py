@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +124,24 @@ def test_a_rank_without_data_has_no_time_a_batch(run: Storage) -> None:
     record = json.loads(run.get(layout.record(3)))
     assert (record["rows"], record["execution_time (seconds/batch)"]) == (0, 0.0)
     assert (record["throughput_bps"], record["sample_persec"]) == (0.0, 0.0)
+
+
+def test_a_scripts_rank_without_data_needs_no_result_of_its_own(run: Storage) -> None:
+    manifest = replace(Manifest.load(run), script={})
+    for rank in range(4):
+        run.put(layout.done_record(rank, script=True), run.get(layout.record(rank)))
+    run.delete([layout.record(0), layout.record(3)])
+    found, missing = read_records(run, manifest)
+    assert (sorted(found), list(missing)) == ([1, 2, 3], [0])  # the fourth has no data
+
+
+def test_the_manifest_says_which_model_is_the_runs_and_else_the_first_record(run: Storage) -> None:
+    manifest = Manifest.load(run)
+    record = json.loads(run.get(layout.record(0)))
+    record["model"]["digest"] = "sha256:" + "0" * 64
+    run.put(layout.record(0), json.dumps(record).encode())
+    _, missing = read_records(run, manifest)
+    assert list(missing) == [0]
+    assert "another model" in missing[0]
+    _, missing = read_records(run, replace(manifest, model=None))  # as earlier versions wrote it
+    assert list(missing) == [1, 2, 3]

@@ -148,6 +148,17 @@ def test_a_recorded_greeting_gets_nobody_in():
         again.feed(select)  # … but the choice answers another nonce
 
 
+def test_a_connection_is_selected_once():
+    low, high = dialed(), dialed(HIGH, LOW)
+    high.feed(low.hello())
+    low.feed(high.hello())
+    select = low.select()
+    assert high.feed(select) is HandshakeState.SELECT_RECEIVED
+    with pytest.raises(HandshakeError):
+        high.feed(select)
+    assert low.feed(high.acknowledge()) is HandshakeState.DONE
+
+
 def test_bytes_before_the_choice_are_refused():
     low, high = dialed(), dialed(HIGH, LOW)
     low.feed(high.hello())

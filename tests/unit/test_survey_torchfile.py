@@ -169,6 +169,12 @@ def test_shared_and_cyclic_data() -> None:
     assert read["a"] is read["b"] is read["a"][0]
 
 
+def test_a_newer_protocol_than_we_know_is_refused() -> None:
+    assert read_pickle(b"\x80\x05N.", Permissive(), "there") is None
+    with pytest.raises(BadPartitionError, match="protocol 6"):
+        read_pickle(b"\x80\x06N.", Permissive(), "there")
+
+
 def test_every_prefix_of_a_pickle_is_refused() -> None:
     data = pickle.dumps({"a": [1, (2, 3)], "b": b"xyz" * 100, "c": 2**200}, 4)
     for length in range(len(data)):
