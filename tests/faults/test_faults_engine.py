@@ -39,7 +39,7 @@ ENDINGS = [
     ("exit:0", Ending.NO_RESULT, "exited with status 0 without a result", "Runtime.ExitError"),
     ("exit:7", Ending.NO_RESULT, "exited with status 7 without a result", "Runtime.ExitError"),
     ("nothing", Ending.NO_RESULT, "left no RANK.json", "Runtime.ExitError"),
-    ("garbage", Ending.RAISED, "what it sent is not a message", "Function.Error"),
+    ("garbage", Ending.RAISED, "sent something that is not a message", "Function.Error"),
 ]
 
 

@@ -182,7 +182,7 @@ def test_what_slurm_refuses_is_one_sentence(cluster, capsys):
                "--out", cluster.keys["results"], "--engine", "slurm"]  # fmt: skip
     for words, said in (
         (["--partition", "none"], "Slurm refuses the job: .*partition"),
-        (["--time", "soon"], "as sbatch takes it"),
+        (["--time", "soon"], "is not a limit of sbatch"),
         (["--ranks-per-task", "0"], "at least 1, not 0"),
         (["--sbatch", "'"], "cannot be split"),
         (["--transport", "direct"], "needs all ranks at once"),

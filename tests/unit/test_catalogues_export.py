@@ -176,7 +176,7 @@ def test_columns_and_rows_by_the_command(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"to": "a.txt"}, BadInputError, "end the name with one of .fits"),
+        ({"to": "a.txt"}, BadInputError, "end it with one of .fits"),
         ({"to": "a.fits", "columns": ["nothing"]}, BadInputError, "no column 'nothing'"),
         ({"to": "a.fits", "columns": []}, BadInputError, "no column"),
         ({"to": "a.fits", "where": "z_pred >"}, BadInputError, "cannot be read"),

@@ -129,7 +129,7 @@ def test_silence_ends_in_a_timeout(pair):
 def test_what_is_no_message_is_named(pair, line):
     one, other = pair
     one._socket.send(line + b"\n")
-    with pytest.raises(RunError, match="what it sent is not a message"):
+    with pytest.raises(RunError, match="sent something that is not a message"):
         other.drain()
 
 
@@ -231,7 +231,7 @@ def test_a_store_that_takes_no_logs_is_said_and_not_raised(tmp_path):
         (0, 50.0, Ending.NO_RESULT, "its process exited with status 0 without a result"),
         (3, 50.0, Ending.NO_RESULT, "its process exited with status 3 without a result"),
         (None, 50.0, Ending.NO_RESULT, "its process closed its connection without a result"),
-        (-9, 50.0, Ending.KILLED, "its process was killed (SIGKILL) by someone, or by a machine"),
+        (-9, 50.0, Ending.KILLED, "its process was killed (SIGKILL) by a user, or by a machine"),
         (-9, 950.0, Ending.OUT_OF_MEMORY, "it was killed at 950 MB of its 1000 MB"),
         (-11, 950.0, Ending.KILLED, "its process was ended by SIGSEGV"),
     ],

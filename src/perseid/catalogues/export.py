@@ -109,8 +109,8 @@ def format_of(place: str) -> str:
     found = next((form for suffix, form in SUFFIXES.items() if name.endswith(suffix)), None)
     if found is None:
         raise BadInputError(
-            f"{place} does not say in which format the catalogue is wanted: end the name with "
-            f"one of {', '.join(SUFFIXES)}, or with / for a folder of HATS, or name the format by "
+            f"the name {place} does not state the format of the catalogue: end it with one of "
+            f"{', '.join(SUFFIXES)}, or with / for a folder of HATS, or give the format with "
             "--format"
         )
     return found

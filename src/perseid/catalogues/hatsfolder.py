@@ -61,7 +61,7 @@ def write_hats(selection: Selection, folder: Path, most: int = MOST_ROWS) -> int
         counts += np.bincount(index >> 2 * (INDEX_ORDER - ORDER), minlength=len(counts))
     rows = int(counts.sum())
     if not rows:
-        raise BadInputError(f"no object of {selection.source} that is wanted has a position: HATS "
+        raise BadInputError(f"no selected object of {selection.source} has a position: HATS "
                             "needs right ascension and declination")  # fmt: skip
     orders = pixel_orders(counts, most)
     shards = _deal_out(selection, position, orders, folder / "shards")
@@ -130,9 +130,9 @@ def _position(selection: Selection) -> _Position:
         named += [column for column in selection.columns if column.lower() == name]
         if not named:
             raise BadInputError(
-                f"{selection.source} has no column {name}, and HATS lies by position: run over a "
-                "survey with coordinates (--columns ra=NAME,dec=NAME names them), and leave them "
-                "among --columns of this command"
+                f"{selection.source} has no column {name}, and HATS is ordered by position: run "
+                "over a survey with coordinates (--columns ra=NAME,dec=NAME names them), and leave "
+                "them among --columns of this command"
             )
         found.append(named[0])
     return _Position(*found)

@@ -64,7 +64,7 @@ def write_qp(selection: Selection, path: Path) -> int:
                 _append(ancil, name, _plain(table[name].combine_chunks())[good])
             rows += int(good.sum())
         if not rows:
-            raise BadInputError(f"no object of {selection.source} that is wanted has a PDF")
+            raise BadInputError(f"no selected object of {selection.source} has a PDF")
     return rows
 
 

@@ -140,7 +140,7 @@ class _Parser:
         # Bounded, because the parser is recursive and would end in a RecursionError.
         self._depth += 1
         if self._depth > DEEPEST:
-            raise self._wrong(f"more than {DEEPEST} parentheses lie in each other")
+            raise self._wrong(f"more than {DEEPEST} parentheses are nested")
         inner = part()
         self._depth -= 1
         return inner

@@ -96,10 +96,10 @@ class types:
                 return self.element(value)
             found = [self.element(one) for one in value]
         except (TypeError, ValueError):
-            raise BadInputError(f"{value!r} is no {self.datatype.name}") from None
+            raise BadInputError(f"{value!r} is not of the type {self.datatype.name}") from None
         expected = self.length if length is None else length
         if len(found) != expected:
-            raise BadInputError(f"a list of {len(found)} elements where the type says {expected}")
+            raise BadInputError(f"a list of {len(found)} elements, but the type has {expected}")
         return found
 
 
@@ -282,7 +282,7 @@ class Communicator:
         """Return this worker's part of the root's list; the type states the length of the whole."""
         if not type.is_list or type.length % self._peers:
             raise BadInputError(
-                f"scatter needs a list whose length {self._peers} workers can share, not {type}"
+                f"scatter needs a list whose length is a multiple of {self._peers}, not {type}"
             )
         # FMI states the length of the root's list, not of one part.
         size = type.length // self._peers

@@ -89,7 +89,7 @@ class MessageStream:
         self._buffer += data
         # Bounded: a script that writes to the wrong descriptor must not fill the driver's memory.
         if len(self._buffer) > LONGEST:
-            raise RunError(f"what it sent is longer than {LONGEST} bytes")
+            raise RunError(f"the worker sent a message of more than {LONGEST} bytes")
         return bool(data)
 
     def _take(self) -> Message | None:

@@ -75,7 +75,7 @@ class Owner:
             refuse_if_owned(self._store)
             if _marked(self._store, mark):
                 return self
-        raise RunError(f"{self._store.where()} is wanted by several processes at once: try again")
+        raise RunError(f"several processes try to work on {self._store.where()} at once: try again")
 
     def __exit__(
         self,

@@ -132,4 +132,4 @@ def from_text(text: str | bytes | bytearray) -> Message:
         ((name, plain),) = parse_json(text).items()
         return from_plain(_KINDS[name], plain, f"the message {name}")
     except (ValueError, KeyError, AttributeError, BadInputError) as error:
-        raise RunError(f"what it sent is not a message: {text[:80]!r}") from error
+        raise RunError(f"the worker sent something that is not a message: {text[:80]!r}") from error

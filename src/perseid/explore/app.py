@@ -159,7 +159,7 @@ class ExploreApp:
         given = request.query_params.getlist("label")
         # Checked before int(): Python refuses very long numbers with an error of its own.
         if not all(re.fullmatch("-?[0-9]{1,15}", text) for text in given):
-            raise BadInputError(f"{given} are no labels")
+            raise BadInputError(f"labels must be whole numbers, not {given}")
         return teach_view(self._explored, self._taught(), [int(text) for text in given])
 
     async def rate(self, request: Request) -> Response:
@@ -335,7 +335,7 @@ async def _body(request: Request) -> bytes:
     async for part in request.stream():
         found += part
         if len(found) > MOST_BODY:
-            raise BadInputError("that is too much for a rating")
+            raise BadInputError("the request is too long for a rating")
     return found
 
 

@@ -267,7 +267,7 @@ def parse(text: str) -> Condition:
     # The address may be typed by hand or made to harm: deep nesting and huge numbers included.
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BadInputError(f"the condition {text[:200]!r} cannot be read: {error}") from error
-    raise BadInputError(f"{text[:200]!r} is not a condition: take the one that the page has made")
+    raise BadInputError(f"{text[:200]!r} is not a condition: use the address that the page made")
 
 
 def _given(value: object) -> float:

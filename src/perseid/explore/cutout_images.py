@@ -148,9 +148,7 @@ def draw(image: NDArray[np.float32], options: PictureOptions) -> bytes:
     count = image.shape[0]
     chosen = options.bands or shown_bands(count)
     if any(not 0 <= band < count for band in chosen):
-        raise BadInputError(
-            f"the cutouts have {count} bands, counted from 0: {chosen} is not there"
-        )
+        raise BadInputError(f"the cutouts have {count} bands, counted from 0: there is no {chosen}")
     if len(chosen) == 1:
         return png(_gray(image[chosen[0]], options))
     return png(lupton(image, (chosen[0], chosen[1], chosen[2]), options.brightness))

@@ -372,7 +372,7 @@ def _fraction(counts: CountEvent | None, by_rank: float) -> float:
 def _ended_words(run: Run) -> str:
     """One sentence that says how the run ended."""
     try:
-        said = run.incomplete or "every rank and every partition is there"
+        said = run.incomplete or "all ranks and partitions are complete"
     except PerseidError as error:
         said = str(error)
     said = said.partition(" is incomplete: ")[2] or said  # the page already says that

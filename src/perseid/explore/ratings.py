@@ -123,7 +123,8 @@ class RatingsFile:
                 continue
             self._history = changed
             return
-        raise RunError(f"{self._store.where(layout.RATINGS)} is changed by others all the time")
+        where = self._store.where(layout.RATINGS)
+        raise RunError(f"{where} is constantly changed by other processes")
 
     def _reload(self) -> ObjectInfo | None:
         """Read the file; return its version, or None if there is no file."""
@@ -173,6 +174,6 @@ def _read(data: bytes, where: str) -> tuple[Rating, ...]:
         ]  # fmt: skip
     except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise BadInputError(
-            f"{where} holds no ratings that can be read: move it away to begin again"
+            f"{where} is not a readable file of ratings: move it away to start again"
         ) from error
     return tuple(sorted(found, key=lambda one: one.rated_at))

@@ -67,7 +67,7 @@ class RunFeatures:
         columns = self.compared
         query = self.values[index, columns]
         if not np.isfinite(query).all():
-            raise BadInputError("the object has no features: it has no neighbors")
+            raise BadInputError("the object has no features, so it has no neighbors")
         # One more than wanted, since the nearest is the object itself.
         found = nearest(self.values[:, columns], query, count + 1)
         others = found.rows != index
@@ -123,7 +123,7 @@ def load_features(store: Storage, manifest: Manifest, table: ObjectTable) -> Run
     width = sum(groups.values())
     if 4 * width * len(table) > MOST_BYTES:
         raise BadInputError(
-            f"{len(table):,} objects of {width} features are more than this page holds in memory: "
+            f"{len(table):,} objects of {width} features do not fit into the memory of this page: "
             "`perseid similar` compares them from the store"
         )
     # float32, as on disk: float64 would double the memory without adding precision.

@@ -82,7 +82,7 @@ class Guard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         host = headers.get(b"host", b"").decode("latin-1")
         if not self.knows(host):
-            return PlainTextResponse("This server does not go by that name.\n", 403)
+            return PlainTextResponse("This server is not known by that name.\n", 403)
         origin = headers.get(b"origin")
         # Browsers send Origin with such requests. Programs that send none still need the token.
         if scope["method"] not in ("GET", "HEAD") and origin is not None:

@@ -60,7 +60,7 @@ def selected_file(explored: ExploredRun, query: Query, suffix: str) -> TakenFile
         The format cannot hold a column.
     """
     if suffix not in FILES:
-        raise NotFoundError(f"there is no {suffix!r} to take away: choose {', '.join(FILES)}")
+        raise NotFoundError(f"there is no {suffix!r} to download: choose {', '.join(FILES)}")
     shown = explored.shown(query)
     rows = shown.base if shown.selected is None else shown.selected
     selection = Selection(StoredCatalogue(explored.store), rows=rows)
@@ -86,7 +86,7 @@ def selected_report(explored: ExploredRun, query: Query) -> TakenFile:
         sub=f"{explored.run.id} · {explored.store.where()}",
         status=StatusView(True, "Selected", "; ".join(conditions) or "every object of the run"),
         tiles=(
-            Tile("Objects", f"{len(rows):,}", "on this page's conditions"),
+            Tile("Objects", f"{len(rows):,}", "that meet the conditions"),
             Tile("Catalogue", f"{len(table):,}", "objects in all"),
         ),
         wide_tiles=(),

@@ -65,7 +65,7 @@ def parse(given: Any, writable: bool = False) -> Spec:
     """
     if given is IN_PLACE:
         raise UnsupportedError(
-            "MPI.IN_PLACE is not possible in this call: give an array of its own for the result."
+            "MPI.IN_PLACE is not possible in this call: give a separate array for the result."
         )
     if not isinstance(given, (list, tuple)):
         memory, own = _memory(given, writable)
@@ -161,7 +161,7 @@ def _simple(spec: Spec) -> Array:
     if spec.count is None:
         if spec.memory.size % spec.datatype.size or start > elements.size:
             raise ValueError(
-                f"{spec.memory.size} bytes are no whole number of {spec.datatype!r} from "
+                f"{spec.memory.size} bytes are not a whole number of {spec.datatype!r} from "
                 f"element {start}"
             )
         return elements[start:]

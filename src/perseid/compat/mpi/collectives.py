@@ -375,7 +375,7 @@ def _put(came: Sequence[Array] | None, places: Sequence[Array] | None) -> None:
         # The ranks' arguments are checked on arrival, because each rank knows only its own.
         if array.size > place.size or array.dtype != place.dtype:
             raise ValueError(
-                f"{array.size} elements of {array.dtype} came for a place of {place.size} of "
+                f"{array.size} elements of {array.dtype} arrived for a buffer of {place.size} of "
                 f"{place.dtype}"
             )
         place[: array.size] = array

@@ -49,7 +49,7 @@ class Comm(Messages, Collectives):
 
     def __init__(self, comm: Comm | None = None) -> None:
         if not (comm is None or isinstance(comm, Comm)):
-            raise TypeError(f"a communicator is made of another, not of {comm!r}")
+            raise TypeError(f"a communicator is made from another one, not from {comm!r}")
         self._handle = Handle(name="MPI_COMM_NULL") if comm is None else comm._handle
 
     @classmethod
@@ -134,7 +134,7 @@ class Comm(Messages, Collectives):
         """Create a communicator of the ranks with the same color, ordered by key, then rank;
         ``COMM_NULL`` for a color of ``UNDEFINED``."""
         if color != UNDEFINED and color < 0:
-            raise failure("ERR_ARG", f"a color is a whole number from 0, not {color}.")
+            raise failure("ERR_ARG", f"a color must be 0 or more, not {color}.")
         return _owned(self._group.split(None if color == UNDEFINED else color, key))
 
     def Split_type(self, split_type: int, key: int = 0, info: Any = None) -> Intracomm:

@@ -38,7 +38,7 @@ class Group:
     def ranks(self) -> tuple[int, ...]:
         """World ranks, indexed by rank in the group."""
         if self._ranks is None:
-            raise failure("ERR_GROUP", "MPI.GROUP_NULL has no ranks, and a freed group is it.")
+            raise failure("ERR_GROUP", "MPI.GROUP_NULL has no ranks; a freed group becomes it.")
         return self._ranks
 
     @property

@@ -32,7 +32,7 @@ class HasGroup:
     @property
     def _group(self) -> SharedGroup:
         if self._handle.find is None:
-            raise failure("ERR_COMM", "MPI.COMM_NULL has no ranks, and a freed communicator is it.")
+            raise failure("ERR_COMM", "MPI.COMM_NULL has no ranks; a freed one becomes COMM_NULL.")
         return self._handle.find()
 
     def _root(self, root: Any) -> int:
@@ -56,7 +56,7 @@ class HasGroup:
         """Check the tag of a message to send."""
         number = operator.index(tag)
         if number < 0:
-            raise failure("ERR_TAG", f"a tag is a whole number from 0, not {number}.")
+            raise failure("ERR_TAG", f"a tag must be 0 or more, not {number}.")
         return number
 
     def _from(self, source: Any) -> int | None:

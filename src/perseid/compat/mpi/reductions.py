@@ -84,7 +84,7 @@ class Op:
     def for_objects(self) -> OurOp:
         """Our reduction for objects."""
         if self._ours is None:
-            raise UnsupportedError("MPI.OP_NULL is not a reduction: give one, such as op=MPI.SUM.")
+            raise UnsupportedError("MPI.OP_NULL is not a reduction: use one such as op=MPI.SUM.")
         return self._ours
 
     def for_arrays(self, dtype: np.dtype[Any]) -> OurOp:

@@ -60,7 +60,7 @@ def _make(above: int, name: str) -> int:
             os.mkdir(name, 0o700, dir_fd=above)
         with contextlib.suppress(FileNotFoundError):  # another process removed it in between
             return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
-    raise OSError(errno.EAGAIN, "it is removed again and again")
+    raise OSError(errno.EAGAIN, "another process keeps removing it")
 
 
 def why_open(path: Path, found: os.stat_result) -> str | None:
@@ -69,7 +69,7 @@ def why_open(path: Path, found: os.stat_result) -> str | None:
         return f"{path} belongs to {_name(found.st_uid)}"
     # The permissions of a link mean nothing; its owner does.
     if not stat.S_ISLNK(found.st_mode) and found.st_mode & _OTHERS_WRITE:
-        return f"{path} can be written by other users (chmod go-w {path} closes it)"
+        return f"{path} can be written by other users (`chmod go-w {path}` prevents that)"
     return None
 
 
@@ -78,7 +78,7 @@ def _of_root(root: Path, found: os.stat_result) -> str | None:
         return f"{root} belongs to {_name(found.st_uid)}"
     # With the sticky bit, as on /tmp, only owners rename or remove their entries.
     if found.st_mode & _OTHERS_WRITE and not found.st_mode & stat.S_ISVTX:
-        return f"{root} lets every user remove the others' files (chmod +t {root} mends it)"
+        return f"{root} lets every user remove the others' files (`chmod +t {root}` prevents that)"
     return None
 
 

@@ -63,7 +63,7 @@ class Membership:
         digest = hashlib.sha256(f"{name} {ranks}".encode()).digest()
         ident = _SUBGROUPS | int.from_bytes(digest[:4], "little") >> 2
         if self._idents.setdefault(ident, name) != name:
-            raise BadInputError(f"The groups {name} and {self._idents[ident]} have one id.")
+            raise BadInputError(f"The groups {name} and {self._idents[ident]} have the same id.")
         return ProcessGroupPerseid(self.world.group(ident, ranks), lambda: None)
 
     def leave(self, error: BaseException | None = None) -> None:

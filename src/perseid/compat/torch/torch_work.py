@@ -58,7 +58,8 @@ class CallWork(_Work):  # type: ignore[misc]
         """Wait until the call is done; raises its error."""
         # A timeout of 0 is torch's default and means none.
         if not self._job.join(timeout.total_seconds() or None):
-            raise RendezvousTimeoutError(f"A collective took over {timeout.total_seconds():g} s.")
+            seconds = timeout.total_seconds()
+            raise RendezvousTimeoutError(f"A collective took longer than {seconds:g} s.")
         self._job.result()
         return True
 

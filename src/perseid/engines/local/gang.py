@@ -56,15 +56,13 @@ def skip_reason(items: Sequence[WorkItem], done: int) -> str | None:
     if first.transport == STORE or first.options.script is not None:
         return ""
     if len(items) != first.world_size:
-        return (
-            f"only {len(items)} of {first.world_size} ranks worked, the others had done so before"
-        )
+        return f"only {len(items)} of {first.world_size} ranks worked; the others were done before"
     if done != len(items):
         return f"{len(items) - done} of {len(items)} ranks failed"
     if first.transport == "auto" and len(items) > MOST_RANKS:
         return (
-            f"{len(items)} ranks on one machine are more than the {MOST_RANKS} that "
-            "`transport` auto lets merge collectively; direct has no limit"
+            f"{len(items)} ranks on one machine are more than the {MOST_RANKS} that merge "
+            "collectively with `transport` auto; direct has no limit"
         )
     return None
 

@@ -43,8 +43,8 @@ class Reaper:
             self._scratch = ScratchFolder()
         except OSError as error:
             raise RunError(
-                f"no temporary folder can be made in {tempfile.gettempdir()} ({error.strerror}): "
-                "free some space there, or point TMPDIR elsewhere"
+                f"no temporary folder can be created in {tempfile.gettempdir()} "
+                f"({error.strerror}): free some space there, or point TMPDIR elsewhere"
             ) from error
         # Temporary folders of all workers are inside, so that one removal clears them.
         self.folder = self._scratch.path

@@ -32,8 +32,8 @@ def refuse_without_memory(manifest: Manifest, options: LocalOptions) -> None:
         return
     raise BadInputError(
         f"the {manifest.world_size} ranks of this script talk to each other and must run at once, "
-        f"but {free:.0f} MB of free memory are too little for {each} MB each: say with --memory "
-        "what a rank really takes, or take fewer ranks (`world_size`)"
+        f"but {free:.0f} MB of free memory are too little for {each} MB each: give with --memory "
+        "what a rank really takes, or use fewer ranks (`world_size`)"
     )
 
 

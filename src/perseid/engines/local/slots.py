@@ -60,6 +60,6 @@ def classify_exit(status: int | None, peak_mb: float, memory_mb: int) -> tuple[E
     if status == -signal.SIGKILL and peak_mb > NEARLY_FULL * memory_mb:
         return Ending.OUT_OF_MEMORY, f"it was killed at {peak_mb:.0f} MB of its {memory_mb} MB"
     if status == -signal.SIGKILL:
-        text = "its process was killed (SIGKILL) by someone, or by a machine without memory left"
+        text = "its process was killed (SIGKILL) by a user, or by a machine that ran out of memory"
         return Ending.KILLED, text
-    return Ending.KILLED, f"its process was ended by {name}; its log may tell why"
+    return Ending.KILLED, f"its process was ended by {name}; its log may say why"

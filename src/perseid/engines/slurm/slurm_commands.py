@@ -160,7 +160,7 @@ def cancel(jobs: Sequence[str]) -> None:
     """
     done = _call(["scancel", *jobs])
     if done.returncode and "Invalid job id" not in done.stderr:
-        raise RunError(f"Slurm does not end the jobs {', '.join(jobs)}: {_reason(done.stderr)}")
+        raise RunError(f"Slurm did not cancel the jobs {', '.join(jobs)}: {_reason(done.stderr)}")
 
 
 def largest_array() -> int:
@@ -213,5 +213,5 @@ def _advice(stderr: str) -> str:
     if "Job violates accounting/QOS policy" in stderr or "MaxSubmit" in stderr:
         return "; more ranks per task (--ranks-per-task) make fewer tasks"
     if "mem" in stderr.lower():
-        return "; --memory says what a rank takes, --sbatch='--mem=0' asks for none"
+        return "; --memory sets the memory of a rank, --sbatch='--mem=0' requests none"
     return ""

@@ -84,7 +84,7 @@ class SlurmEngine(ClusterEngine):
         limits = dict(zip(LIMITS, (threads, memory_mb, timeout, retries), strict=True))
         super().__init__(ranks_per_task, {"workers": workers} | limits, command)
         if time is not None and slurm_commands.time_limit(time) is None:
-            raise BadInputError(f"time {time!r} is not one: give it as sbatch takes it: 2:00:00")
+            raise BadInputError(f"time {time!r} is not a limit of sbatch: give one such as 2:00:00")
         self._resources = partition or "", account or "", time or ""
         try:
             self._extra = tuple(shlex.split(sbatch or ""))

@@ -132,7 +132,7 @@ class SlurmRun(AttachedRun):
                 self.jobs, script, name, output, self._publishing
             )
         except BadInputError as error:
-            return f"`perseid status {url} --wait` publishes it: no job can ({error})"
+            return f"`perseid status {url} --wait` publishes it; no job can do so ({error})"
         mark = parse_json(self._store.get(layout.DRIVER)) | {"publisher": self._publisher}
         self._store.put(layout.DRIVER, json.dumps(mark).encode())
         return ""

@@ -23,7 +23,7 @@ from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.resumption import with_current_model
 from perseid.storage import Storage
 
-TIME_IS_UP = "the time limit of its Slurm task was near, so it was not begun"
+TIME_IS_UP = "the time limit of its Slurm task was near, so the rank was not started"
 
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
