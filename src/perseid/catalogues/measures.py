@@ -60,6 +60,7 @@ class Measure:
         if not lists:
             return None
         found = set(compute_module().list_value_length(column.drop_null()).unique().to_pylist())
+        # The batches before must agree with this one.
         found |= set() if self.size is None else {self.size}
         if len(lists) > 1 or len(found) > 1:
             raise BadInputError(f"the column {one_line(name)} holds lists of different lengths, "
@@ -70,6 +71,7 @@ class Measure:
 def measured(selection: Selection, encode: Encoder, form: str) -> tuple[int, dict[str, Measure]]:
     """Number of rows and the measure of each column, from one pass over the rows."""
     rows = 0
+    # Measures are immutable, so all columns can begin with the same one.
     found = dict.fromkeys(selection.columns, Measure())
     for table in selection.batches():
         rows += table.num_rows

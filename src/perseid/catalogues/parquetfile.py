@@ -10,6 +10,7 @@ from perseid.catalogues.selection import Selection
 from perseid.pipeline.voparquet import TEXT, VOField, text_lengths, votable_pairs
 from perseid.survey.formats.arrow import compute_module, pyarrow_module, unwrapped
 
+# VOTable has fewer integer types: unsigned ones take the next larger signed type.
 _DATATYPES = {
     "bool": "boolean", "uint8": "unsignedByte", "int8": "short", "int16": "short", "int32": "int",
     "uint16": "int", "uint32": "long", "int64": "long", "float": "float", "halffloat": "float",
@@ -36,6 +37,7 @@ def longest_texts(selection: Selection) -> dict[str, int]:
     """
     names = [f.name for f in selection.schema if pyarrow_module().types.is_string(f.type)]
     found, pc = dict.fromkeys(names, 0), compute_module()
+    # Only text columns are read in this pass, usually a small part of the file.
     for table in selection.only(names).batches() if names else ():
         for name in names:
             found[name] = max(found[name], pc.max(pc.utf8_length(table[name])).as_py() or 0)
@@ -59,5 +61,6 @@ def vo_type(kind: Any, longest: int) -> tuple[str, str]:
     """VOTable's ``datatype`` and ``arraysize`` for a column of an Arrow type."""
     leaf, sizes = unwrapped(kind)
     datatype = _DATATYPES.get(str(leaf), TEXT)
+    # A list of any length is "*" in VOTable.
     size = "*" if None in sizes else "x".join(str(n) for n in sizes)
     return datatype, f"{max(1, longest)}*" if datatype == TEXT else size

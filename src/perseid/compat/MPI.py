@@ -55,6 +55,7 @@ VERSION, SUBVERSION = 3, 1
 globals().update(ERROR_CODES)
 globals().update(_datatypes.DATATYPES)
 globals().update(_reductions.OPS)
+# Names without a type still exist, so that programs can compare with DATATYPE_NULL.
 globals().update(dict.fromkeys(_datatypes.MISSING, DATATYPE_NULL))
 
 
@@ -118,6 +119,7 @@ def get_vendor() -> tuple[str, tuple[int, int, int]]:
     """Name and version of the implementation."""
     from perseid import __version__
 
+    # Padded, since a version may have two numbers.
     major, minor, patch = (*(int(part) for part in __version__.split(".")[:3]), 0, 0)[:3]
     return "perseid", (major, minor, patch)
 

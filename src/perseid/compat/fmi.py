@@ -133,6 +133,7 @@ class func:
 
 
 def _each(function: Callable[[Any, Any], Any], left: Any, right: Any) -> list[Any]:
+    # strict, so that lists of different lengths are an error, not cut short.
     return [function(one, other) for one, other in zip(left, right, strict=True)]
 
 
@@ -265,6 +266,7 @@ class Communicator:
 
     def bcast(self, obj: Any, root: int, type: types) -> Any:
         """Return the root's value on every worker."""
+        # The other workers may pass anything, usually None.
         mine = type.value(obj) if self._peer == root else None
         with self._comm("bcast", type.nbytes) as comm:
             return type.value(comm.bcast(mine, root))
@@ -276,6 +278,7 @@ class Communicator:
             found = comm.gather(value, root)
         if found is None or not type.is_list:
             return found
+        # FMI returns one flat list, not one list per worker.
         return [element for part in found for element in part]
 
     def scatter(self, obj: Sequence[Any] | None, root: int, type: types) -> Any:

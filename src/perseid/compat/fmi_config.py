@@ -59,6 +59,7 @@ def load(path: str | Path, faas_memory: int, rendezvous: str | None = None) -> F
     """
     document = read_object(path, "the FMI configuration")
     backends, model = _part(document, "backends"), _part(document, "model")
+    # Other backends of FMI, such as Redis, have no counterpart here and are ignored.
     direct, s3 = _backend(backends, "Direct"), _backend(backends, "S3")
     if rendezvous is not None:
         host, _, port = rendezvous.rpartition(":")
@@ -76,6 +77,7 @@ def load(path: str | Path, faas_memory: int, rendezvous: str | None = None) -> F
         deadline=max([*waits, 1.0]) * MILLISECOND if any(waits) else 60.0,
         transports=_transports(bool(direct), bool(s3), model),
         rates=_rates(model, faas_memory),
+        # A key of ours, which FMI's own parser ignores.
         key=str(direct["key"]) if direct.get("key") else None,
     )
 
@@ -132,6 +134,7 @@ def _rates(model: Mapping[str, object], faas_memory: int) -> Rates:
     return Rates(
         worker_second=_number(faas, "gib_second_price", 0.0) * faas_memory / 1024,
         server_second=_number(direct, "server_price", 0.0) / 3600,
+        # Either name is accepted for these prices.
         put=_number(s3, "transfer_price", 0.0) or _number(s3, "put_price", 0.0),
         get=_number(s3, "download_price", 0.0) or _number(s3, "get_price", 0.0),
     )

@@ -69,6 +69,7 @@ class AttachedRun:
             found = listed.get(self._key(rank)) or listed.get(layout.log(rank))
             if found is not None and self._read.get(rank) != found:
                 changed[rank] = found
+        # Before reading, so that a record which cannot be read is not read again at every poll.
         self._read |= changed
         # Requests to an object store take tens of milliseconds each, mostly waiting.
         with ThreadPoolExecutor(READERS) as pool:

@@ -38,6 +38,7 @@ class Capabilities:
     """Whether the model ``default`` is the one installed where the run is submitted."""
 
 
+# A protocol, so that an engine outside this package needs no base class of ours.
 class RunHandle(Protocol):
     """The ranks of a run that an engine works on; a context manager that releases its resources."""
 

@@ -52,6 +52,7 @@ class ClusterEngine:
         if ranks_per_task is not None and ranks_per_task < 1:
             raise BadInputError(f"ranks_per_task must be at least 1, not {ranks_per_task}")
         self._ranks_per_task = ranks_per_task
+        # None is dropped, so that it does not override the request.
         self._limits = {name: value for name, value in limits.items() if value is not None}
         self._command = tuple(command)
 

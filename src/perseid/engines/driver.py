@@ -169,6 +169,7 @@ def resume(
     manifest = Manifest.load(Storage(url))
     done = finished(Storage(url), manifest)
     if done is not None:
+        # Resuming twice does no harm, for example in a script that loops until a run is complete.
         report(StageEvent("resume", NOTHING_TO_DO))
         return done
     handle = begin_missing(manifest, engine, report, allow_model_change=allow_model_change)
@@ -212,6 +213,7 @@ def _publish(manifest: Manifest, mapped: EngineReport, measured: EngineSummary) 
         )
     except RunIncompleteError as error:  # raised after publishing what there is
         incomplete = str(error)
+        # The error carries only a message; the summary was written before it was raised.
         summary = cast(RunSummary, parse_json(store.get(layout.SUMMARY)))
     # Added here, since summarize wrote the summary without it.
     summary["cost"] = bill(store)

@@ -23,6 +23,7 @@ ENGINES = {
 
 def engine_class(name: str) -> type[Engine]:
     """The class of an engine; raises `BadInputError` for an unknown name."""
+    # Before the import, so that a wrong name is not an ImportError.
     if name not in ENGINES:
         raise BadInputError(f"there is no engine {name!r}: choose one of {', '.join(ENGINES)}")
     module, attribute = ENGINES[name]

@@ -46,6 +46,7 @@ def state_in(rank: int, log: str) -> RankEvent | None:
         return None
     # Lines of earlier attempts say nothing about the present state.
     last = log[log.rindex("START RequestId: ") :]
+    # RUNNING is not written: an attempt whose end is not logged is running.
     state = next((state for state, words in _STANDS.items() if words in last), RankState.RUNNING)
     why = _WHY.findall(last) if state in (RankState.RETRYING, RankState.FAILED) else []
     return RankEvent(rank, state, attempts, message=why[-1] if why else "")
@@ -79,6 +80,7 @@ def standing_line(state: RankState) -> str:
 
 
 def _report(attempt: Attempt) -> Report:
+    # Lambda's REPORT tells only these two failures apart.
     timed_out = attempt.ending is Ending.TIMED_OUT
     failed = "timeout" if timed_out else "error"
     return Report(

@@ -14,6 +14,7 @@ def _field(pid: int | str, name: str) -> float:
     except OSError:
         return 0.0
     for line in text.splitlines():
+        # Kernel threads and zombies have no such line.
         if line.startswith(name + ":"):
             return int(line.split()[1]) / 1024
     return 0.0

@@ -112,6 +112,7 @@ def _marked(store: Storage, mark: bytes) -> bool:
 def refuse_if_owned(store: Storage) -> None:
     """Raise `RunError` if another live process on this machine works on the run."""
     other = read_mark(store)
+    # Its own mark does not stop a process: a notebook may run, resume and run again.
     if other is not None and other.pid != os.getpid() and other.is_alive:
         began = time.strftime("%H:%M:%S UTC", time.gmtime(other.since))
         raise RunError(

@@ -22,6 +22,7 @@ class StopRequests:
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
+        # The engine may run in a thread of a notebook or a server, which keeps its own handlers.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._former[number] = signal.signal(number, self._note)

@@ -111,6 +111,7 @@ Message = (
     | Ready | Progressed | AttemptDone | AttemptFailed | MergeDone
 )  # fmt: skip
 """All messages that are sent over a worker's connection."""
+# By class name: a message is the name and the fields of its class.
 _KINDS: Mapping[str, type[Message]] = {kind.__name__: kind for kind in typing.get_args(Message)}
 
 

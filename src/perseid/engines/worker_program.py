@@ -82,6 +82,7 @@ def main(
         try:
             work = (start or Prepared)(first)
         except Exception as error:
+            # The init failed: the driver is told why, and may start another process.
             channel.send(_failure(error))
             return 0
         channel.send(Ready())
@@ -187,6 +188,7 @@ def _merge(assigned: MergeAssignment, prepared: Work) -> MergeDone:
     if isinstance(prepared, Prepared):
         notes = prepared.merge(assigned.settings, items)
     else:
+        # A program with its own `start` has no model and no outputs of ours.
         notes = {item.rank: "the worker's program has no collective merge" for item in items}
     return MergeDone(tuple(RankNote(rank, note) for rank, note in notes.items()))
 

@@ -116,9 +116,11 @@ def main() -> int:
 def _pace(setup: WorkerSetup, batch: int, seconds: float) -> Pace:
     from perseid.pipeline.work import load_runtime
 
+    # As in a real worker, whose speed is to be measured.
     options = replace(setup.item.options, threads=setup.threads)
     runtime = load_runtime(replace(setup.item, options=options))
     ready = time.time() - setup.started
+    # Made-up rows: the speed of a network does not depend on the pixels.
     rows_of = runtime.some_rows(batch)
     runtime.predict(*rows_of)  # the first call allocates buffers and is not timed
     rows, began = 0, time.perf_counter()

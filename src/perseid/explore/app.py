@@ -164,6 +164,7 @@ class ExploreApp:
 
     async def rate(self, request: Request) -> Response:
         """Store one rating."""
+        # Parsed here: Starlette's forms need a further package.
         given = dict(parse_qsl((await _body(request)).decode("utf-8", "replace")))
         index, rating = given.get("index", ""), given.get("rating", "")
         if not (re.fullmatch("[0-9]{1,12}", index) and re.fullmatch("[0-9]", rating)):
@@ -270,6 +271,7 @@ class ExploreApp:
     def static(self, request: Request) -> Response:
         """The script and the style sheets of this package; no other file can be requested."""
         name = request.path_params["name"]
+        # The report's sheet is made by code, so that pages and reports look alike.
         if name == "report.css":
             return Response(style(), media_type="text/css")
         # Only known names, so that no path can lead out of the folder.

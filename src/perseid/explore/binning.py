@@ -46,6 +46,7 @@ class Axis:
     def edges(self) -> NDArray[np.float64]:
         """Edges of the cells, (count + 1,)."""
         if self.log:
+            # Equal steps of the logarithm, as the axis is drawn.
             return np.geomspace(self.low, self.high, self.count + 1)
         return np.linspace(self.low, self.high, self.count + 1)
 
@@ -103,6 +104,7 @@ class Cells:
 
     def means(self, values: NDArray[np.float64], rows: Mask | None = None) -> NDArray[np.float64]:
         """Mean of the finite values in each cell; NaN for a cell without any."""
+        # Missing values must not make the mean of a cell NaN.
         good = np.isfinite(values) if rows is None else np.isfinite(values) & rows
         total = int(np.prod(self.shape))
         codes, kept = self.codes[good], values[good]

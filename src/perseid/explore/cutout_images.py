@@ -121,6 +121,7 @@ class CutoutImages:
         self._images[key] = found
         magnitudes = cutout.magnitudes
         self._magnitudes[key] = None if magnitudes is None else np.array(magnitudes[0])
+        # By size, since cutouts of surveys range from kilobytes to megabytes.
         while len(self._images) > max(1, KEPT_BYTES // max(1, found.nbytes)):
             gone, _ = self._images.popitem(last=False)
             self._magnitudes.pop(gone, None)
@@ -177,6 +178,7 @@ def draw_residual(residual: NDArray[np.float32]) -> bytes:
 
     Light that the model did not expect is orange; light that it expected in vain is blue.
     """
+    # Clipped, so that one hot pixel does not turn all others white.
     strength = np.clip(np.nan_to_num(np.asarray(residual, np.float64)) / SIGMAS, -1, 1)[
         ::-1, :, None
     ]

@@ -75,6 +75,7 @@ def explain(features: RunFeatures, index: int, bands: Sequence[str]) -> Explanat
         ends = {band: f" {band.replace('_', ' ')}" for band in bands}
         band = next((band for band in bands if name.endswith(ends[band])), ALL_BANDS)
         by_band[band] = by_band.get(band, 0.0) + float(part)
+    # For people: deviations by feature, without the correlations that the score accounts for.
     sigmas = features.standardized(np.array([index]))[0]
     # Only features that raise the score explain it.
     largest = [int(i) for i in np.argsort(-parts)[:SHOWN] if parts[i] > 0]
@@ -92,6 +93,7 @@ def feature_names(features: RunFeatures, bands: Sequence[str]) -> list[str]:
     found: list[str] = []
     for group, width in features.groups.items():
         known = [name.replace("_", " ") for name in residual_names(tuple(bands))]
+        # Names fit only the residuals that our own export computes.
         if group == "residual" and len(known) == width:
             found += known
         else:
@@ -102,6 +104,7 @@ def feature_names(features: RunFeatures, bands: Sequence[str]) -> list[str]:
 def _shares(parts: dict[str, float], drop: str = "") -> tuple[ScoreShare, ...]:
     """Shares of the positive parts, largest first."""
     kept = {name: max(0.0, float(part)) for name, part in parts.items() if name != drop}
+    # An object exactly at the mean has no part above zero.
     total = sum(kept.values()) or 1.0
     ordered = sorted(kept.items(), key=lambda pair: -pair[1])
     return tuple(ScoreShare(name, part / total) for name, part in ordered)

@@ -100,6 +100,7 @@ class ExploredRun:
                     found = Catalogue(self.store).to_arrow()
                 except NotFoundError:
                     return None
+                # Read once; `forget` is called when the catalogue changes.
                 self._table = ObjectTable(found, self.label_names)
                 self._plots = Plots(self._table)
             return self._table
@@ -213,6 +214,7 @@ class ExploredRun:
     def ordered(self, query: Query) -> NDArray[np.int64]:
         """Row numbers of all rows of the table, in the order of the query."""
         key = (query.filters, query.selection, query.sort, query.descending)
+        # The page is not in the key: all pages share one order.
         return self._pages.get(key, lambda: self._ordered(query))
 
     def _ordered(self, query: Query) -> NDArray[np.int64]:

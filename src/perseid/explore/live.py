@@ -151,6 +151,7 @@ class LiveRun:
             with self._lock:
                 self._state.going, self._state.words = True, stage_line("map")
                 self._state.tally.begin(max(0.0, ago), time.monotonic())
+            # A daemon: a run that another process works on does not end with this page.
             threading.Thread(target=self._follow, name="follow-run", daemon=True).start()
         else:
             self._take_records()
@@ -187,6 +188,7 @@ class LiveRun:
     def report(self, event: Event) -> None:
         """Take in one event of the run; may be called from any thread."""
         with self._lock:
+            # Late events after the server has stopped concern nobody.
             if self._closed.is_set():
                 return
             if isinstance(event, RankEvent):

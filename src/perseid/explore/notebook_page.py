@@ -33,6 +33,7 @@ class LivePage(TextView):
         self._open = ExitStack()
         live = LiveRun(run)
         server = ExploreServer(ExploredRun(run), live, port=port, framed=True)
+        # Served before the run is read, so that the cell has an address at once.
         self._open.enter_context(server)
         live.begin()
         # A kernel that exits must not leave the server's threads waiting.

@@ -90,6 +90,7 @@ def object_view(explored: ExploredRun, index: int, *, brief: bool = False) -> Ob
     # A survey may have moved or be unreadable; the values are shown without a picture.
     except PerseidError as error:
         reason = str(error)
+    # Only features that are already read: the page of an object never waits for them.
     names, features = explored.columns(), None if brief else explored.known_features
     values = tuple(
         (head_of(name), cell_of(table, name, table.values(name, one)[0])) for name in names
@@ -135,5 +136,6 @@ def _sky(table: ObjectTable, one: np.ndarray) -> tuple[str, tuple[Viewer, ...]]:
     # False for NaN, too: an object may have no position.
     if not (0 <= ra <= 360 and -90 <= dec <= 90):
         return "", ()
+    # Formatted with six decimals, about 4 milliarcseconds.
     viewers = tuple(Viewer(name, form.format(ra=ra, dec=dec)) for name, form in VIEWERS)
     return f"{ra:.6f} {dec:+.6f}", viewers

@@ -242,6 +242,7 @@ class Plots:
         axis = Axis(0.0, float(count), count)
         rows = shown.base if shown.selected is None else shown.selected
         counts = Cells.of((axis, places[0] + 0.5), (axis, places[1] + 0.5)).counts(rows)
+        # From top to bottom, so that the diagonal runs as in a printed matrix.
         plot = frame(WIDTH, WIDTH, (0.0, float(count)), (float(count), 0.0), left=96, bottom=84)
         _confusion(plot, counts, classes)
         right = int(np.trace(counts))
@@ -279,6 +280,7 @@ class Plots:
         cells = self._cells(x, y)
         base = shades(cells.counts(shown.base))
         x_edges, y_edges = x[0].edges, y[0].edges
+        # The axis runs from high to low, so cells are drawn in reverse.
         if turned:
             base, x_edges = base[::-1], x_edges[::-1]
         draw_cells(plot, base, x_edges, y_edges, "s" if shown.selected is None else "m")
@@ -319,6 +321,7 @@ def _brush_box(plot: PlotArea, x: InRange, y: InRange) -> None:
         low = scale.start if given.low is None else scale(given.low)
         high = scale.end if given.high is None else scale(given.high)
         edges = sorted((scale.start, scale.end))
+        # A condition from an address may reach beyond the axis.
         sides.append(sorted(min(max(v, edges[0]), edges[1]) for v in (low, high)))
     (left, right), (top, bottom) = sides
     plot.svg.rect(left, top, right - left, bottom - top, "brush")

@@ -97,6 +97,7 @@ class RatingsFile:
             own = [i for i, one in enumerate(history) if one.rater == self._rater]
             if not own:
                 return tuple(history)
+            # Only ratings of the same name, so that one visitor does not undo those of another.
             taken.append(history[own[-1]])
             return tuple(one for i, one in enumerate(history) if i != own[-1])
 

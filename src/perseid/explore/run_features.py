@@ -82,6 +82,7 @@ class RunFeatures:
         columns = self.compared
         chosen = np.arange(columns.start, columns.stop)
         part = self.moments.columns(chosen)
+        # Clipped: rounding may make a variance of zero slightly negative.
         spread = np.sqrt(np.clip(np.diag(part.covariance()), 0, None))
         scale = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0.0)
         values, vectors = np.linalg.eigh(part.covariance() * np.outer(scale, scale))
@@ -121,6 +122,7 @@ def load_features(store: Storage, manifest: Manifest, table: ObjectTable) -> Run
             "the run has no features: its model gives none, or it ran with --anomaly none"
         )
     width = sum(groups.values())
+    # Refused before reading: swapping would make the whole machine unusable.
     if 4 * width * len(table) > MOST_BYTES:
         raise BadInputError(
             f"{len(table):,} objects of {width} features do not fit into the memory of this page: "

@@ -98,6 +98,7 @@ def _tiles(explored: ExploredRun, view: LiveView) -> tuple[Tile, ...]:
     ended = max((rank.ended for rank in view.ranks if rank.ended), default=None)
     # A page that is opened days later shows the duration of the run, not its age.
     until = time.time() if view.going else (ended or view.began)
+    # Elsewhere nothing is billed, and the tile says what AWS would charge.
     on_aws = explored.run.engine.on_aws
     waiting = view.count(RankState.WAITING)
     pace = f"{view.rows_a_second:,.0f} rows/s lately" if view.rows_a_second >= 0.5 else "rows read"
@@ -121,6 +122,7 @@ def _left(view: LiveView) -> str:
 
 def _row(rank: RankView) -> RankRow:
     memory = rank.memory_mb
+    # A running rank shows the time so far.
     seconds = "" if rank.began is None else duration((rank.ended or time.time()) - rank.began)
     return RankRow(
         rank.rank,
@@ -154,5 +156,6 @@ def log_lines(run: Run, rank: int) -> str:
     lines = [line for _, line in run.logs(rank)]
     if not lines:
         return f"rank {rank} has logged nothing yet"
+    # The end of a log is what explains a failure.
     left = f"… {len(lines) - LOG_LINES:,} lines before\n" if len(lines) > LOG_LINES else ""
     return left + "\n".join(lines[-LOG_LINES:])

@@ -62,6 +62,7 @@ def selected_file(explored: ExploredRun, query: Query, suffix: str) -> TakenFile
     if suffix not in FILES:
         raise NotFoundError(f"there is no {suffix!r} to download: choose {', '.join(FILES)}")
     shown = explored.shown(query)
+    # What the table shows: the selection if there is one, else what the filters leave.
     rows = shown.base if shown.selected is None else shown.selected
     selection = Selection(StoredCatalogue(explored.store), rows=rows)
     with temporary_folder("the selection") as folder:
@@ -133,6 +134,7 @@ def _gallery(explored: ExploredRun, rows: np.ndarray, total: int, order: str) ->
 
 def png_url_of(explored: ExploredRun, partition: str, row: int) -> str:
     """A picture of one object as a ``data:`` URL."""
+    # Inside the page, so that it is a single file.
     data = draw(explored.images.image(partition, row), PictureOptions())
     return "data:image/png;base64," + base64.b64encode(data).decode()
 

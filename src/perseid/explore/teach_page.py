@@ -65,8 +65,10 @@ def teach_view(explored: ExploredRun, teaching: Teaching, wanted: Collection[int
     precision = teaching.precision(chosen) if labels else None
     rows: tuple[PrecisionRow, ...] = ()
     if precision is not None:
+        # Both rankings are measured on the same labels, so the rows can be compared.
         pairs = (("anomaly score", precision.by_score), ("learned", precision.learned))
         rows = tuple(PrecisionRow(name, f"{100 * value:.0f} %", value) for name, value in pairs)
+    # A list of none or one, so that the page needs no special case.
     last = list(teaching.file.history)[-1:]
     words = [f"{one.object_id or f'{one.partition} row {one.row}'}: {one.rating}" for one in last]
     return TeachView(

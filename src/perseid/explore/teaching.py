@@ -83,6 +83,7 @@ class Teaching:
 
     def _row_of(self, place: tuple[str, int]) -> int | None:
         if place not in self._rows:
+            # The file names partition and row, since row numbers change with each catalogue.
             found = self._explored.find(*place)
             if found is None:
                 return None
@@ -180,6 +181,7 @@ class Teaching:
         if not table.has("label") or not table.has("anomaly_score"):
             return None
         unknown = set(wanted) - {one.value for one in self.labels()}
+        # The labels come from the address.
         if unknown:
             raise BadInputError(f"there is no label {min(unknown)} in the catalogue")
         good = np.isin(table.numbers("label"), list(wanted))

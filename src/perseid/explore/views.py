@@ -112,6 +112,7 @@ def objects_view(explored: ExploredRun, query: Query) -> ObjectsView:
     shown, plots = explored.shown(query), explored.plots()
     chips = [Chip(c.words(table), query.without(c).address(), False) for c in query.filters]
     chips += [Chip(c.words(table), query.without(c).address(), True) for c in query.selection]
+    # The id is the head of each row, not a cell.
     names = [name for name in explored.columns() if name != ID]
     return ObjectsView(
         words=shown.words(len(table)),
@@ -170,6 +171,7 @@ def names_of(table: ObjectTable, rows: np.ndarray) -> list[str]:
     fallback = [f"{partition} row {row}" for partition, row in places]
     if "object_id" not in table.names:
         return fallback
+    # Only the rows of one page are read, so this is fast for any catalogue.
     ids = table.values("object_id", rows)
     return [
         other if given is None else str(given) for given, other in zip(ids, fallback, strict=True)

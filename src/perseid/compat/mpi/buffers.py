@@ -74,6 +74,7 @@ def parse(given: Any, writable: bool = False) -> Spec:
         raise ValueError(f"a buffer is [array, count, displacement, type], not {len(given)} items")
     datatype: Any = None
     rest = list(given[1:])
+    # A datatype comes last; None in the fourth place stands for the type of the array.
     if isinstance(rest[-1], (Datatype, str)) or (len(given) == 4 and rest[-1] is None):
         datatype = rest.pop()
     elif rest[-1] is None:
@@ -159,6 +160,7 @@ def _simple(spec: Spec) -> Array:
     elements = spec.elements
     start = 0 if spec.displacement is None else _whole("displacement", spec.displacement)
     if spec.count is None:
+        # Without a count, the buffer must be used as a whole.
         if spec.memory.size % spec.datatype.size or start > elements.size:
             raise ValueError(
                 f"{spec.memory.size} bytes are not a whole number of {spec.datatype!r} from "
@@ -216,6 +218,7 @@ def _one_each(name: str, given: Any, ranks: int) -> list[int]:
 def _starts_of(spec: Spec, counts: list[int]) -> list[int]:
     ranks = len(counts)
     if spec.displacement is None:
+        # As in mpi4py, blocks follow one another if no displacements are given.
         return [sum(counts[:rank]) for rank in range(ranks)]
     if isinstance(spec.displacement, (Sequence, np.ndarray)):
         return _one_each("displacements", spec.displacement, ranks)

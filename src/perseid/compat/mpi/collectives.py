@@ -25,11 +25,13 @@ class ObjectCollectives(HasGroup):
 
     def _now(self, job: Job) -> Any:
         group = self._group
+        # Calls of several threads take turns, as THREAD_MULTIPLE promises.
         with group.turn():
             return job(group.calls)
 
     def _later(self, job: Job) -> Request:
         group = self._group
+        # In the group's own thread and communicator, so that it cannot mix with blocking calls.
         running = group.start(job)
         return Request.begun(group, running, lambda status: running.result())
 
@@ -106,6 +108,7 @@ class Collectives(ObjectCollectives):
         into = None
         if group.rank == root:
             into = buffers.blocks(recvbuf, group.size, writable=True)
+        # On the root, IN_PLACE means that its part is already where it belongs.
         if _in_place(sendbuf) and into is not None:
             array = into.reshape(group.size, -1)[root]
         else:
@@ -152,6 +155,7 @@ class Collectives(ObjectCollectives):
             array = places[root]
         else:
             array = buffers.simple(sendbuf)
+        # As objects, since arrays of different lengths do not fit one buffer.
         return lambda calls: _put(calls.gather(array, root), places)
 
     def _scatterv(self, sendbuf: Any, recvbuf: Any, root: int) -> Job:

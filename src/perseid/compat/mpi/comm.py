@@ -143,6 +143,7 @@ class Comm(Messages, Collectives):
             raise UnsupportedError(
                 "Split_type knows MPI.COMM_TYPE_SHARED only: use Split for other sets of ranks."
             )
+        # None leaves this rank out, which UNDEFINED asks for.
         host = None if split_type == UNDEFINED else _host()
         return _owned(self._group.split(host, key))
 
@@ -171,6 +172,7 @@ class Comm(Messages, Collectives):
         # MPI forbids this: every other communicator is derived from these two.
         if self in (COMM_WORLD, COMM_SELF):
             raise failure("ERR_COMM", f"{self!r} cannot be freed.")
+        # On the handle, so that all copies of the communicator are freed.
         self._handle.find, self._handle.name = None, "MPI_COMM_NULL"
 
     Disconnect = Free
@@ -197,6 +199,7 @@ class Comm(Messages, Collectives):
         return f"<MPI communicator {self.name or 'of a program'}>"
 
     def __reduce__(self) -> Any:
+        # mpi4py programs pickle objects that hold COMM_WORLD; it is the same by name elsewhere.
         for name, comm in (("COMM_WORLD", COMM_WORLD), ("COMM_SELF", COMM_SELF)):
             if self == comm:
                 return name if self is comm else (type(self), (comm,))

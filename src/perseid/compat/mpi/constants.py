@@ -42,4 +42,5 @@ ERROR_TEXTS = {
     "ERR_LASTCODE": "last error code",
 }
 """Meaning of each MPI error class, in the order of their numbers."""
+# Numbered in this order, since the standard fixes names but not values.
 ERROR_CODES = {name: code for code, name in enumerate(ERROR_TEXTS)}

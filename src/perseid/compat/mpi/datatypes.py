@@ -47,6 +47,7 @@ class Datatype:
     @property
     def typestr(self) -> str:
         """NumPy's code of the type, without the byte order."""
+        # The first character is the byte order.
         return "" if self.dtype is None else self.dtype.str[1:]
 
     @classmethod
@@ -72,6 +73,7 @@ class Datatype:
         return f"MPI.{self.name}"
 
     def __getattr__(self, name: str) -> NoReturn:
+        # Named explicitly, since programs that use derived types need to know what to do instead.
         if name.startswith("Create_") or name == "Dup":
             raise UnsupportedError(
                 f"Derived datatypes (Datatype.{name}) are not supported: send the part of the "

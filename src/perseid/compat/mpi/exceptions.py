@@ -23,6 +23,7 @@ class MPIException(RuntimeError):  # noqa: N818  # programs know it as MPI.Excep
 
     def __init__(self, code: int = 0, message: str | None = None) -> None:
         super().__init__(code)
+        # We have no codes beyond the classes.
         self.error_code = self.error_class = code
         self.error_string = message or Get_error_string(code)
 

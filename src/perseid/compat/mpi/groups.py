@@ -65,6 +65,7 @@ class Group:
 
     def Excl(self, ranks: Sequence[int]) -> Group:
         """Create the group of all ranks of this group except the given ones."""
+        # A set, since a group may have thousands of ranks.
         left_out = set(self._checked(ranks))
         kept = [world for rank, world in enumerate(self.ranks) if rank not in left_out]
         return Group.of(kept, self._own)
@@ -100,6 +101,7 @@ class Group:
         """The ranks in another group of the given ranks of this one."""
         other = (group or self).ranks
         chosen = range(self.size) if ranks is None else self._checked(ranks)
+        # World ranks are what two groups have in common.
         worlds = [self.ranks[rank] for rank in chosen]
         return [other.index(world) if world in other else UNDEFINED for world in worlds]
 

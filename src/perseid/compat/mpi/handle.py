@@ -46,6 +46,8 @@ class HasGroup:
     def _dest(self, dest: Any) -> int | None:
         """Check the rank to send to; None for ``PROC_NULL``."""
         number, size = operator.index(dest), self._group.size
+        # Messages to or from PROC_NULL are no-ops in MPI, which programs use at the edges of a
+        # grid.
         if number == PROC_NULL:
             return None
         if not 0 <= number < size:
@@ -65,4 +67,5 @@ class HasGroup:
 
     def _with(self, tag: Any) -> int | None:
         """Check the tag of a message to receive; None for ``ANY_TAG``."""
+        # Before the check of the tag, because ANY_TAG is negative.
         return None if tag == ANY_TAG else self._tag(tag)

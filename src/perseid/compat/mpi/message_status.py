@@ -30,6 +30,7 @@ class Status:
     def fill(self, source: int = ANY_SOURCE, tag: int = ANY_TAG, nbytes: int = 0) -> None:
         """Set the status to that of a message."""
         self.source, self.tag, self.count = source, tag, nbytes
+        # A status may be reused for another message.
         self.error, self.cancelled = SUCCESS, False
 
     def Get_source(self) -> int:
@@ -58,6 +59,7 @@ class Status:
 
     def Get_count(self, datatype: Datatype = _BYTE) -> int:
         """Number of elements of the message; ``UNDEFINED`` if that is not a whole number."""
+        # MPI wants UNDEFINED, not an error, if the type does not fit the message.
         count, rest = divmod(self.count, datatype.size)
         return UNDEFINED if rest else count
 

@@ -146,6 +146,7 @@ class Messages(HasGroup):
         recvtag: int = ANY_TAG,
     ) -> Request:
         """Begin to send one buffer and to receive into another."""
+        # Checked before anything is begun, so that a wrong buffer leaves no pending receive.
         data = _blob(buffers.simple(sendbuf))
         receiving = self.Irecv(recvbuf, source, recvtag)
         return both(self._begin_send(data, dest, sendtag), receiving)
@@ -228,6 +229,7 @@ class Messages(HasGroup):
 
     def _begin_receive(self, source: int, tag: int, into: Array | None) -> Request:
         if source == PROC_NULL:
+            # A receive from PROC_NULL is done at once, with an empty message.
             return Request.begun(None, None, lambda status: status.fill(PROC_NULL))
         group = self._group
         room = None if into is None else array_bytes(into)
@@ -243,6 +245,7 @@ class Messages(HasGroup):
         assert frame is not None
         status.fill(self._group.source_of(want), frame.step, len(frame.body))
         if room is None:
+            # An empty body comes from a buffer of no elements, not from a pickle.
             return loads(frame.parts, frame.body) if len(frame.body) else None
         # The message has been taken in any case, so the next one can follow.
         if payload(frame, room) > len(room):

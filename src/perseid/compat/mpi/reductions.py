@@ -45,6 +45,7 @@ class Op:
             Whether the function is commutative.
         """
 
+        # As in mpi4py, the datatype of an object is None.
         def combine(left: Any, right: Any) -> Any:
             return function(left, right, None)
 
@@ -115,6 +116,7 @@ class Op:
         return same and self._own is getattr(other, "_own", None)
 
     def __hash__(self) -> int:
+        # By identity, since functions cannot be compared.
         return hash(id(self._ours))
 
     def __repr__(self) -> str:
@@ -123,6 +125,7 @@ class Op:
     def __reduce__(self) -> Any:
         if self._own is not None:
             return Op.Create, (self._own, self.is_commutative)
+        # By name, so that an unpickled reduction is the very same object.
         return _predefined, (self.name,)
 
 

@@ -53,6 +53,7 @@ class Request:
         cancel
             Cancels the operation, if that is still possible; returns whether it was.
         """
+        # Not the constructor, whose one argument programs know from mpi4py.
         made = cls()
         made._handle = _Handle(True, group, operation, finish, cancel)
         return made
@@ -63,6 +64,7 @@ class Request:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Request):
             return False
+        # All completed requests equal REQUEST_NULL.
         return self._handle is other._handle or not (self or other)
 
     def __hash__(self) -> int:
@@ -161,6 +163,7 @@ class Request:
         if not any(requests):
             _none(status)
             return UNDEFINED, True, None
+        # A test also advances the operations, or a polling program would never see an end.
         index = _first_done(requests, wait=False)
         if index is None:
             return UNDEFINED, False, None
@@ -265,6 +268,7 @@ class _Handle:
             value = None
             if self._finish is not None and not self._cancelled:
                 value = self._finish(found)
+            # Programs ask the status, not the request, whether a cancel succeeded.
             found.cancelled = self._cancelled
             self._kept = value, found
         return self._kept

@@ -24,6 +24,7 @@ class _Process:
         self._lock = threading.Lock()
         self._world: SharedWorld | None = None
         self._own: SharedGroup | None = None
+        # Remembered to recognize forked children.
         self._pid = os.getpid()
         self._error: BaseException | None = None
         self.finalized = False
@@ -80,6 +81,7 @@ class _Process:
         if world is None or done:
             return
         try:
+            # After an error there may be ranks that never reach the barrier.
             if error is None and world.error is None:
                 # A rank that left early would look lost to others that still communicate.
                 with world.turn():

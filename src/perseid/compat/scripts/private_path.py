@@ -56,6 +56,7 @@ def why_shared(root: Path, folder: str) -> str | None:
 def _make(above: int, name: str) -> int:
     """Open an entry of an open folder without following links; create it if it is missing."""
     for _ in range(TRIES):
+        # Made without looking first: of two processes, the second finds it.
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=above)
         with contextlib.suppress(FileNotFoundError):  # another process removed it in between
@@ -106,6 +107,7 @@ def entering(folder: Path, root: Path, cwd: Path) -> Callable[[], None]:
     cwd
         Current folder of the process afterwards, as it then sees it.
     """
+    # Python has unshare only from 3.12 on, and mount not at all.
     libc = ctypes.CDLL(None, use_errno=True)
     unshare, mount = libc.unshare, libc.mount
     # Before the fork: afterwards only system calls are safe in a process with threads.

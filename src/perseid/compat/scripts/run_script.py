@@ -135,6 +135,7 @@ def leave_records(item: WorkItem, storage: Storage, measured: ScriptMeasurement)
 
 def _run(item: WorkItem, folder: ScriptFolder, inner: str, environment: Mapping[str, str]) -> None:
     seconds = _limit(item)
+    # Only the last lines are kept: a script may print gigabytes.
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     with tempfile.TemporaryDirectory(prefix=f"perseid-rank-{item.rank}-") as own:
         process = _start(item, folder, inner, {**environment, "TMPDIR": own})
@@ -172,6 +173,7 @@ def _start(
     path = folder.path / inner
     variables = {**os.environ, **environment, "PYTHONUNBUFFERED": "1"}
     variables["PERSEID_SCRIPT_ENDS"] = str(time.time() + _limit(item))
+    # Ours first, so that an installed fmi does not hide it.
     paths = (str(FMI_PATH), variables.get("PYTHONPATH"))
     variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     before = bound_to_parent()
@@ -228,6 +230,7 @@ def _pass_on(process: subprocess.Popen[bytes], tail: deque[str]) -> None:
             text = line.decode("utf-8", "replace")
             sys.stdout.write(text)
             sys.stdout.flush()
+            # Empty lines would waste the few lines that the error quotes.
             if text.strip():
                 tail.append(text.strip())
 
@@ -288,6 +291,7 @@ def _record(
 
 def _times(record: Mapping[str, object], rate: str, seconds: float) -> int:
     """The script's rate multiplied by its seconds; 0 if the rate is no number."""
+    # The script may write anything, infinity included.
     product = (amount(record.get(rate)) or 0.0) * seconds
     return round(product) if math.isfinite(product) else 0
 

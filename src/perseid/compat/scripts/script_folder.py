@@ -62,6 +62,7 @@ def script_key(folder: str, script: str, root: Path = ROOT) -> str:
     path = PurePosixPath(script)
     if path.is_absolute() and path.is_relative_to(root / folder):
         path = path.relative_to(root / folder)
+    # The path comes from a request and must not name a file elsewhere.
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in script:
         raise BadInputError(
             f"script is {script!r}, which is not inside its folder: give {root / folder}/… with "
@@ -310,6 +311,7 @@ def _empty(folder: Path) -> None:
 def _copy_all(storage: Storage, prefix: str, objects: Sequence[ObjectInfo], folder: Path) -> None:
     try:
         with ThreadPoolExecutor(COPIES) as pool:
+            # list(), so that an error of any copy is raised here.
             list(pool.map(lambda info: _copy(storage, prefix, info.key, folder), objects))
     except PerseidError:  # a StorageError, which is also an OSError
         raise

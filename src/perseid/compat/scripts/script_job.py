@@ -26,6 +26,7 @@ def script_job(request: RunRequest) -> ScriptJob | None:
     bucket_url = request.bucket_url(request.bucket or "")
     bucket = Storage(bucket_url)
     key = f"{folder}/{script_key(folder, script)}"
+    # One request here instead of a failure of every rank.
     if not bucket.exists(key):
         raise NotFoundError(
             f"script {script!r} is not there: {bucket.where(key)} does not exist; check `script` "

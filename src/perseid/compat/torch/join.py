@@ -128,8 +128,10 @@ def _join(options: Any, default: bool) -> Membership:
     if size == 1:
         alone = SharedWorld.join(job="alone", rank=0, world_size=1, rendezvous=None, key=None)
         return Membership(alone, None, default)
+    # torch has one timeout for joining and for calls.
     common = {"rank": rank, "world_size": size, "timeout": seconds, "deadline": seconds}
     if default and "PERSEID_RENDEZVOUS" in os.environ:
+        # `perseid comm run` has started a server for these ranks already.
         job = os.environ.get("PERSEID_JOB", "job")
         attempt = _generations[job] = _generations.get(job, -1) + 1
         return Membership(SharedWorld.join(**common, generation=attempt), None, default)
@@ -208,6 +210,7 @@ def _watch_end() -> None:
     if process in _watching:
         return
     _watching.add(process)
+    # atexit functions do not learn of the exception, so it is noted when it is printed.
     former, failed = sys.excepthook, []
 
     def note(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

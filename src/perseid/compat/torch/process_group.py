@@ -105,6 +105,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
 
     def _begin(self, options: Any, filled: Sequence[Tensor], call: Call) -> CallWork:
         """Make a call: here if torch waits for it anyway, otherwise in the group's thread."""
+        # No thread is needed if the caller waits anyway.
         at_once = options is not None and not getattr(options, "asyncOp", True)
 
         def quiet(comm: Communicator) -> None:
@@ -236,6 +237,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         self, outputs: Lists, inputs: Sequence[Tensor], opts: Any = None
     ) -> CallWork:
         """Collect the lists of tensors of all ranks in a list on every rank."""
+        # torch's two calls nest their lists the other way round.
         transposed = [[output[i] for output in outputs] for i in range(len(inputs))]
         return self.allgather(transposed, inputs, opts)
 

@@ -44,6 +44,7 @@ def check(tensors: Sequence[torch.Tensor]) -> None:
                 f"Backend perseid sends tensors of the processor, not of {tensor.device}: use "
                 "tensor.cpu(), or init_process_group('cpu:perseid,cuda:nccl')."
             )
+        # Other layouts have no plain memory to send.
         if tensor.layout != torch.strided or tensor.is_quantized:
             raise BadInputError("Backend perseid sends dense tensors only: use tensor.to_dense().")
 
@@ -63,6 +64,7 @@ def bits(tensor: torch.Tensor) -> Array:
     that NumPy lacks appear as integers."""
     flat = tensor.detach()
     if tensor.dtype in _BITS:
+        # The same bits under another type: nothing is converted on the way.
         flat = flat.view(-1).view(_BITS[tensor.dtype])
     array: Array = flat.numpy().reshape(-1)
     return array
@@ -98,6 +100,7 @@ def shares_numbers(tensor: torch.Tensor) -> bool:
 
 def put_numbers(array: Array, tensor: torch.Tensor) -> None:
     """Copy numbers into a tensor of any type and layout."""
+    # copy_ converts to the type of the tensor and follows its strides.
     found = torch.from_numpy(array.reshape(tuple(tensor.shape)))
     tensor.detach().copy_(found)
 
@@ -133,6 +136,7 @@ def _check_reducible(op: Op, tensors: Sequence[torch.Tensor], mean: bool) -> Non
     for dtype in {tensor.dtype for tensor in tensors}:
         if bitwise and (dtype.is_floating_point or dtype.is_complex):
             raise BadInputError(f"BAND, BOR and BXOR are of whole numbers, not of {dtype}.")
+        # A mean of truth values would be rounded to one of them.
         if mean and dtype == torch.bool:
             raise BadInputError("There is no average of tensors of bool: use SUM, MIN or MAX.")
 

@@ -148,6 +148,7 @@ class MessageWork(_Work):  # type: ignore[misc]
         """Copy a received message to its tensor."""
         if self._taken or not isinstance(self._operation, ReceiveMessage):
             return
+        # Once only: torch may call wait, result and the future of one message.
         self._taken = True
         frame, tensor = self._operation.frame, self._tensor
         assert frame is not None
@@ -169,11 +170,13 @@ class MessageWork(_Work):  # type: ignore[misc]
 def room(tensor: Any) -> memoryview:
     """The memory of a tensor that is `in_place`."""
     array = bits(tensor)
+    # A memoryview of an empty array cannot be cast.
     return array.view("u1").data if array.size else memoryview(bytearray())
 
 
 def done(tensors: Tensors, call: Callable[[], None]) -> CallWork:
     """The work of a call that is made here and now."""
+    # The same class as for calls in the background, so that torch sees no difference.
     job: Background[None] = Background(lambda _: call())
     job.run(None)  # type: ignore[arg-type]  # no communicator is needed
     job.end()

@@ -68,6 +68,7 @@ class DaskEngine(ClusterEngine):
     ) -> None:
         limits = dict(zip(LIMITS, (threads, memory_mb, timeout, retries), strict=True))
         super().__init__(ranks_per_task, limits, command)
+        # Connected only when needed, so that an engine can be created without a cluster.
         self._given, self._address = client, scheduler
         self._environment = environment if environment is not None else {}
         self._resources = dict(resources or {})
@@ -102,7 +103,10 @@ class DaskEngine(ClusterEngine):
         wanted = list(range(manifest.world_size) if ranks is None else ranks)
         former = {} if ranks is None else attempts_before(manifest, wanted)
         options = replace(
-            self._options_for(manifest), workers=1, environment=dict(self._environment)
+            # Each task has one worker process; Dask runs as many tasks at once as it has threads.
+            self._options_for(manifest),
+            workers=1,
+            environment=dict(self._environment),
         )
         # A block is one task; Dask decides how many of them a worker runs at once.
         step = self._ranks_per_task or 1

@@ -34,6 +34,7 @@ def work_on_ranks(
     """
     manifest = Manifest.load(Storage(url))
     manifest = with_current_model(manifest, allow_model_change=allow_model_change)
+    # Compared with the attempt before the submission: an older record is to be replaced.
     left = [rank for rank in ranks if not done_since(manifest, rank, former[rank])]
     if not left:
         return EngineReport().to_json()
@@ -45,6 +46,7 @@ def work_on_ranks(
         kept = _kept.get(manifest.run_id)
         return work_on_block(items, options, lambda event: None, stop, kept=kept).to_json()
     finally:
+        # A Dask worker lives longer than a run, so nothing of the run may remain.
         _stops[manifest.run_id].remove(stop)
 
 

@@ -49,6 +49,7 @@ class KeptWorkers:
 
     def close(self) -> None:
         """End all idle processes."""
+        # The reaper goes last: until then it would end processes that this fails to end.
         with self._lock, self._resources:
             for _, slot in self._idle:
                 slot.process.end()

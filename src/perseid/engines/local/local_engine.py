@@ -105,6 +105,7 @@ class LocalEngine:
         need_linux("a run on this machine")
         from perseid.engines.local.script_gang import refuse_without_memory
 
+        # Checked here, since each worker would otherwise fail to load the model.
         if manifest.model is not None and manifest.model.device != CPU:
             from perseid.model.loading import check_device
 

@@ -44,12 +44,14 @@ class LocalOptions:
     def __post_init__(self) -> None:
         for name in ("workers", "threads", "memory_mb", "timeout", "init_timeout"):
             value = getattr(self, name)
+            # None means a default, which is not known here.
             if value is not None and value <= 0:
                 raise BadInputError(f"{name} must be above 0, not {value}")
 
     @property
     def concurrency(self) -> int:
         """Number of workers that run at once."""
+        # At least one, even if a worker has more threads than the machine has cores.
         return self.workers or max(1, cores() // self.threads)
 
 

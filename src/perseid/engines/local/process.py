@@ -218,6 +218,7 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             # SIGABRT has faulthandler print the stack of each thread before the process dies.
             os.kill(self.pid, signal.SIGABRT)
+        # Bounded, since a process in a system call may not handle the signal.
         deadline = time.monotonic() + DUMP_SECONDS
         while self.exit_status() is None and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -70,6 +70,7 @@ class RankLogs:
         trace: TracebackType | None,
     ) -> None:
         self._queue.put(None)
+        # Bounded, so that a store which hangs does not hold up the end of a run.
         self._thread.join(self._flush_seconds)
         if self._thread.is_alive():
             self.failure = f"logs were not all written within {self._flush_seconds:.0f} s"

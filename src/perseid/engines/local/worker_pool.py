@@ -46,6 +46,7 @@ class WorkerPool:
     ) -> None:
         self._options, self._reaper, self._kept, self._hear = options, reaper, kept, hear
         seconds = options.timeout + SCRIPT_SECONDS
+        # The item is one of the run; the time of the start is added when a process starts.
         self._setup = functools.partial(WorkerSetup, first, options.threads, seconds)
         self._environment = worker_environment(options.threads) | dict(options.environment)
         more = tuple(sorted(options.environment.items()))
@@ -125,6 +126,7 @@ class WorkerPool:
             self._selector.unregister(slot.process.output)
 
     def _forget(self, slot: Slot) -> None:
+        # Unregistered before its files are closed: a closed file cannot be unregistered.
         self._slots.remove(slot)
         for source in (slot.process.channel, slot.process.output):
             with contextlib.suppress(KeyError):  # its output may have ended before

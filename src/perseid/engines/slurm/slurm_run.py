@@ -123,6 +123,7 @@ class SlurmRun(AttachedRun):
     def leave(self) -> str:
         """Submit a job that publishes the run after its arrays have ended."""
         url = self._manifest.results_url
+        # A handle from `attach` does not know the resources; nothing is submitted for it.
         if self._publishing is None or not self.jobs:
             return f"`perseid status {url} --wait` publishes it"
         script = PUBLISH.format(python=shlex.quote(sys.executable), url=shlex.quote(url))
@@ -167,6 +168,7 @@ class SlurmRun(AttachedRun):
         # tells them apart, so the task's own word counts only if Slurm has forgotten it.
         forgotten = set(reports) - set(self._tasks)
         stopped = canceled or any(reports[index].stopped for index in forgotten)
+        # The run has ended, so no driver works on it any more.
         self._store.delete([layout.DRIVER])
         began = min((one.started for one in attempts), default=0.0)
         ended = max((one.started + one.duration_ms / 1000 for one in attempts), default=0.0)

@@ -51,6 +51,7 @@ class Submission:
     @property
     def tasks(self) -> int:
         """Number of tasks of the array."""
+        # Rounded up: the last task may have fewer ranks.
         return -(-len(self.ranks) // self.ranks_per_task)
 
     def of_task(self, index: int) -> tuple[int, ...]:
@@ -85,6 +86,7 @@ class Submission:
 def put_report(store: Storage, submission: str, index: int, report: EngineReport) -> None:
     """Write the report of a task; a task that was started again adds to its former report."""
     former = _report(store, submission, index)
+    # Slurm may start a task again on another node; attempts before that were billed as well.
     if former is not None:
         before = EngineReport.from_json(former)
         report = replace(
