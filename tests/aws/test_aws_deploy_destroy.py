@@ -94,7 +94,7 @@ def test_the_dns_record_goes_with_the_stack_if_it_is_ours(
         client.change_resource_record_sets(HostedZoneId=zone, ChangeBatch=change)
     assert main(["aws", "destroy", "--stack", "zoned", "--yes", "--delete-bucket"]) == 0
     said = capsys.readouterr()
-    assert ("stays: DNS record meet.example.org" in said.out) == (not goes)
+    assert ("kept: DNS record meet.example.org" in said.out) == (not goes)
     assert in_zone(client, zone) == ([] if goes else ["meet.example.org."])
     assert ("deleted the DNS record" in said.err) == (goes and left is not None)
 
@@ -110,5 +110,5 @@ def test_a_zone_that_is_gone_keeps_nothing_from_being_destroyed(stack, packages_
     )  # fmt: skip
     client.delete_hosted_zone(Id=zone)
     assert main(["aws", "destroy", "--stack", "zoned", "--yes", "--delete-bucket"]) == 0
-    assert "stays: DNS record meet.example.org" in capsys.readouterr().out
+    assert "kept: DNS record meet.example.org" in capsys.readouterr().out
     assert stacks.describe(stack.aws, "zoned") is None

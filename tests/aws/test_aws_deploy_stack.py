@@ -117,8 +117,8 @@ def test_the_secret_is_in_no_template_parameter_or_output(stack):
 def test_functions_have_a_role_and_a_kept_log_group_each(stack):
     functions = stack.aws.client("lambda").list_functions()["Functions"]
     ours = [f for f in functions if f["FunctionName"].startswith("perseid-")]
-    assert len(ours) == 5
-    assert len({f["Role"] for f in ours}) == 5
+    assert len(ours) == 6
+    assert len({f["Role"] for f in ours}) == 6
     assert not any(f.get("VpcConfig", {}).get("SubnetIds") for f in ours)
     groups = stack.aws.client("logs").describe_log_groups(logGroupNamePrefix="/aws/lambda/perseid-")
     kept = {g["logGroupName"]: g.get("retentionInDays") for g in groups["logGroups"]}
@@ -150,7 +150,7 @@ def test_destroy_leaves_data_and_says_what_stays(stack, packages_folder):
     assert asked.returncode == 2
     assert "--yes" in asked.stderr
     done = cli("aws", "destroy", "--stack", "other", "--yes")
-    assert f"stays: s3://{bucket}" in done.stdout
+    assert f"kept: s3://{bucket}" in done.stdout
     assert stacks.describe(aws, "other") is None
     assert [info.key for info in storage.list()] == ["survey/1.pt"]
     with pytest.raises(aws.client("ssm").exceptions.ParameterNotFound):
@@ -158,7 +158,7 @@ def test_destroy_leaves_data_and_says_what_stays(stack, packages_folder):
     with pytest.raises(NotFoundError, match="perseid aws deploy"):
         stacks.outputs(aws, "other")
     again = cli("aws", "destroy", "--stack", "other", "--yes", "--delete-bucket")
-    assert "stays" not in again.stdout
+    assert "kept:" not in again.stdout
     assert bucket not in [b["Name"] for b in aws.client("s3").list_buckets()["Buckets"]]
 
 

@@ -111,7 +111,7 @@ def test_ctrl_c_asks_whether_to_stop_the_execution_too(stack, engine, waiting, a
         shown.type(f"{answer}\r")
         assert shown.end() == 130
     assert "Traceback" not in shown.text
-    says = f"perseid resume {url}" if answer == "y" else "goes on without you"
+    says = f"perseid resume {url}" if answer == "y" else "continues without this process"
     assert says in " ".join(shown.text.split())
     now = engine.look(engine.find(url))
     assert now.status == ("ABORTED" if answer == "y" else "RUNNING")
@@ -133,7 +133,7 @@ def test_ctrl_c_without_a_terminal_leaves_the_execution_running(stack, engine, w
     process.send_signal(signal.SIGINT)
     said = process.stderr.read()
     assert process.wait(30) == 130
-    assert "goes on without you" in said
+    assert "continues without this process" in said
     assert f"perseid status {url} --stop" in said
     assert main(["status", url, "--stop"]) == 0
     assert engine.look(engine.find(url)).status == "ABORTED"

@@ -133,7 +133,7 @@ def test_a_bad_partition_is_named_and_the_others_go_on(survey, tmp_path: Path, w
             assert record.rows == 10
     said, summary = incomplete(tmp_path)
     assert "partitions 3.pt missing" in said
-    assert "repair these partitions" in said
+    assert "mend these partitions" in said
     assert catalogue(tmp_path) == rows_of(1, 2, 4, 5, 6)
     assert summary["status"] == "incomplete"
     assert summary["ranks"]["received"] == 3

@@ -27,7 +27,7 @@ def nowhere(tmp_path, monkeypatch):
 def test_a_name_that_is_no_run(nowhere, capsys, command):
     assert main([command[0], "first", *command[1:]]) == 2
     said = capsys.readouterr().err
-    assert f"there is no run first here (no {nowhere}/first/manifest.json)" in said
+    assert f"there is no run first on this machine (no {nowhere}/first/manifest.json)" in said
     assert "name a run on AWS by its s3:// URL, its id or an execution's ARN" in said
     assert len(said.splitlines()) == 1
 

@@ -177,7 +177,7 @@ def test_a_selection_shows_in_every_plot_and_in_the_table(page, run):
         ("f=[", "cannot be read"),
         ("f=" + quote('["range","z_pred","x",1]'), "cannot be read"),
         ("f=" + quote('["range","z_pred",1e999,1]'), "cannot be read"),
-        ("f=" + quote('["lasso","z_pred","z_spec",[1,2,3]]'), "no condition"),
+        ("f=" + quote('["lasso","z_pred","z_spec",[1,2,3]]'), "not a condition"),
         ("f=" + quote('["lasso","z_pred","z_spec",[1,2,3,4,5,6,7]]'), "cannot be read"),
         ("f=" + "[" * 5000, "cannot be read"),
         ("f=" + quote('["in","label",[1e400]]'), "cannot be read"),

@@ -82,7 +82,7 @@ def test_any_number_of_objects_in_natural_order(s3):
     for count in (1, 999, 1000, 1001, 2001):
         with ThreadPoolExecutor(8) as pool:
             names = [f"many/{n}.pt" for n in range(there + 1, count + 1)]
-            list(pool.map(lambda name: bucket.put(name, b"x"), names))
+            list(pool.map(lambda name: bucket.put(name, name.encode()), names))
         there = count
         listing = list_partitions(request)
         assert [ref.key for ref in listing.partitions] == [f"{n}.pt" for n in range(1, count + 1)]
@@ -128,10 +128,16 @@ def test_a_bucket_that_is_not_there(s3):
         initialize(request)
 
 
+def put_partition(url: str, folder: Path) -> None:
+    """A survey of one partition that the default model can read."""
+    write_cutouts(tiny_cutouts(2, side=32), folder / "one.pt")
+    Storage(url).put("data/1.pt", (folder / "one.pt").read_bytes())
+
+
 @pytest.mark.parametrize("where", ["s3", "disk"])
 def test_of_many_runs_at_one_place_exactly_one_begins(s3, where: str, tmp_path: Path):
     url = s3.bucket() if where == "s3" else str(tmp_path)
-    Storage(url).put("data/1.pt", b"x")
+    put_partition(url, tmp_path)
     request = RunRequest.parse({"data": f"{url}/data", "results": f"{url}/run"})
     gate = threading.Barrier(8)
 
@@ -152,13 +158,13 @@ def test_of_many_runs_at_one_place_exactly_one_begins(s3, where: str, tmp_path: 
             assert "choose another place" in str(end)
 
 
-def test_results_of_a_former_run_in_the_way(s3):
+def test_results_of_a_former_run_in_the_way(s3, tmp_path: Path):
     url = s3.bucket()
     storage = Storage(f"{url}/run")
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda rank: storage.put(layout.record(rank), b"{}"), range(1100)))
     storage.put("thoughts.txt", b"keep me")
-    Storage(url).put("data/1.pt", b"x")
+    put_partition(url, tmp_path)
     request = RunRequest.parse({"data": f"{url}/data", "results": f"{url}/run"})
     with pytest.raises(RunError, match=r"holds results of a former run .* --replace"):
         initialize(request)

@@ -148,7 +148,7 @@ def test_rate_that_is_no_number_and_empty_files_are_refused(tmp_path):
 
 def test_a_place_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "1.pt").write_bytes(b"mine")
-    with pytest.raises(AlreadyExistsError, match=r"holds 1\.pt already"):
+    with pytest.raises(AlreadyExistsError, match=r"already holds 1\.pt"):
         simulate(tmp_path, 5, 1)
     assert (tmp_path / "1.pt").read_bytes() == b"mine"
 
@@ -166,7 +166,7 @@ def test_a_bucket_as_destination(s3, tmp_path):
     assert all(there.get(key) == here.get(key) for key in ("1.pt", "2.pt", "survey.json"))
     again = run(f"{bucket}/sim", *options)
     assert again.returncode == 2
-    assert "1.pt already" in again.stderr
+    assert "already holds 1.pt" in again.stderr
 
 
 def test_ctrl_c_leaves_no_process_and_no_file(tmp_path):

@@ -160,7 +160,7 @@ def test_tls_where_there_is_none(s3, bucket: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_name_that_cannot_be_looked_up(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "cannot be looked up" in said_of(bucket, f"http://{HOST}", monkeypatch)
+    assert "cannot be resolved" in said_of(bucket, f"http://{HOST}", monkeypatch)
 
 
 @pytest.mark.parametrize("home", [None, "/nonexistent"])

@@ -15,7 +15,7 @@ from tiny import SIDE, tiny_model
 
 import perseid
 from perseid.cli import main
-from perseid.errors import BadInputError, RunIncompleteError
+from perseid.errors import BadInputError
 from perseid.model.signature import ModelSignature
 from perseid.pipeline.initialize import initialize
 from perseid.pipeline.request import RunRequest
@@ -109,7 +109,7 @@ def test_rows_of_one_file_in_different_orders_are_refused(tmp_path: Path) -> Non
     table = pa.table({"image": structured(given["image"], names),
                       "magnitude": list(given["magnitude"])})  # fmt: skip
     pq.write_table(table, tmp_path / "data" / "1.parquet")
-    with pytest.raises(RunIncompleteError, match="its rows have different bands"):
+    with pytest.raises(BadInputError, match="its rows have different bands"):
         run(tmp_path, "g", "r", "z")
 
 

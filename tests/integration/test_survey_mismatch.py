@@ -76,7 +76,7 @@ MISMATCHES = {
     ),
     "no images": (
         "tiny", {"magnitude": np.ones((ROWS, 5), np.float32)}, {},
-        "no images, which the input `image` of the model 'tiny' takes",
+        r"no images \(it has magnitude\), which the input `image` of the model 'tiny' takes",
     ),
     "no magnitudes": (
         "tiny", {"image": images()}, {},
@@ -85,7 +85,7 @@ MISMATCHES = {
     ),
     "magnitudes of three bands": (
         "tiny", {"image": images(), "magnitude": np.ones((ROWS, 3), np.float32)}, {},
-        "3 magnitudes per row, but the input `magnitude` of the model 'tiny' takes 5: .*--columns",
+        "3 magnitudes a row, but the input `magnitude` of the model 'tiny' takes 5: .*--columns",
     ),
     "larger images": (
         "tiny", {"image": images(side=SIDE + 2), "magnitude": np.ones((ROWS, 5))}, {}, "--fit crop",

@@ -55,7 +55,7 @@ def calls(progress: ProgressEngine, channel: SocketChannel) -> list:
 
     def drained():
         try:
-            while progress._take_in(channel):
+            while progress.take_in(channel):
                 pass
         except ChannelError as error:
             progress._failure.channel_failed(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import tiny_cutouts, tiny_model, tiny_survey
 
+from perseid.compat.scripts.script_job import script_job
 from perseid.errors import BadInputError, BadModelError, StorageError
 from perseid.pipeline import layout
 from perseid.pipeline.initialize import initialize, plan
@@ -45,7 +47,8 @@ def script(folder: Path, **more: object) -> Manifest:
         "bucket": "bucket", "data_bucket": "bucket", "data_prefix": "data", "result_path": "r",
         "S3_object_name": "code", "script": "/tmp/code/run.py", "bucket_root": str(folder),
     }  # fmt: skip
-    return plan(RunRequest.parse({**keys, **more}))
+    request = RunRequest.parse({**keys, **more})
+    return plan(request, script_job(request))
 
 
 def test_a_script_talks_where_the_request_or_its_folder_says_so(tmp_path: Path) -> None:
@@ -76,6 +79,9 @@ def test_the_names_of_labels_are_read_where_the_survey_has_them(folder: Path) ->
 
 
 def test_names_of_columns_stand_in_the_plan(folder: Path) -> None:
+    shutil.rmtree(folder / "data")
+    (folder / "data").mkdir()
+    write_cutouts(tiny_cutouts(6), folder / "data" / "1.npz")
     assert planned(folder).settings.columns is None
     named = planned(folder, columns={"object_id": "object_id"}).settings.columns
     assert named == {"object_id": ("object_id",)}

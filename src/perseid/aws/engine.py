@@ -187,8 +187,8 @@ class AwsEngine:
         return AwsRun(self.executions, started, self._max_usd, self._notes)
 
     def _mark(self, name: str) -> bytes:
-        """The content of ``driver.json``, with stack and region, so that `status` and `stop` find
-        the execution without further options."""
+        """Write ``driver.json`` with stack and region, so that `status` and `stop` find the
+        execution without further options."""
         arn = self.executions.place.execution(name)
         mark = {"engine": self.name, "execution": arn, "since": time.time()}
         mark |= {"stack": self._stack, "region": self.executions.calls.aws.region}
@@ -276,7 +276,6 @@ class AwsRun:
         report(StageEvent("collect"))
 
     def _stop_above_cap(self, now: MapProgress) -> None:
-        # Workers that are still running count, too: they will be billed even if stopped now.
         spent = now.usd + now.usd_running
         if self._max_usd is None or now.ended or spent < self._max_usd:
             return
@@ -302,7 +301,7 @@ class AwsRun:
         except PerseidError:
             self._give_up_if_refused()
             raise
-        Storage(self.started.results_url).delete([layout.DRIVER])  # all is in the store
+        Storage(self.started.results_url).delete([layout.DRIVER])  # no more requests to AWS follow
         return replace(found, notes=(*found.notes, f"asked      {_asked(self._executions.calls)}"))
 
     def _give_up_if_refused(self) -> None:
@@ -327,7 +326,6 @@ class AwsRun:
             cloudwatch_logs.group_of(self._executions.place.worker),
             cloudwatch_logs.Tail(run_id, rank),
         )
-        # A second earlier, since log times and the execution's start come from different clocks.
         start = self._executions.began(started) - 1.0
         if follow:
             ended = lambda: self._executions.look(started).ended  # noqa: E731

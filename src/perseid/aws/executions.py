@@ -149,7 +149,6 @@ class Executions:
         a new one is made up if it is not given.
         """
         url = Location.parse(url).url
-        # Checked here, because an execution that fails is slower to tell and costs money.
         _on_s3("the run", url)
         Manifest.load(Storage(url))
         name = name or new_run_id(time.time())

@@ -112,7 +112,6 @@ def _functions_of(state: Fields, machine: Fields, selector: Fields) -> Iterator[
         yield function_name(resource)
     if not resource.startswith(INVOKE):
         return
-    # `Parameters` in JSONPath definitions, `Arguments` in JSONata ones.
     for key in ("Parameters", "Arguments"):
         if (given := state.inner(key).text("FunctionName")) is not None:
             yield function_name(given)
@@ -136,7 +135,6 @@ def function_name(given: str) -> str:
     itself."""
     if not given.startswith("arn:"):
         return given.partition(":")[0]
-    # arn:aws:lambda:REGION:ACCOUNT:function:NAME, possibly followed by a version or alias.
     return given.split(":")[6]
 
 

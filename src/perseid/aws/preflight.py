@@ -62,8 +62,6 @@ class Preflight:
         for url, actions in urls:
             place = Location.parse(url) if "://" in url else None
             if place is not None and place.scheme == "s3":
-                # A bucket may hold data, model and results: it then needs all their actions, each
-                # once.
                 found[place.bucket] = tuple(dict.fromkeys((*found.get(place.bucket, ()), *actions)))
         return found
 
@@ -116,7 +114,7 @@ def _rendezvous(run: Preflight) -> Result:
         return "skip", "none is needed" if not given else f"{given} is used"
     if run.parameters.get("Rendezvous", "yes") != "yes":
         return "bad", (
-            "ranks must communicate, and this stack has no rendezvous: `perseid aws deploy "
+            "ranks are to meet, and this stack has no rendezvous: `perseid aws deploy "
             "--rendezvous`, or leave --transport at store"
         )
     return "ok", "the run has it started"
@@ -177,8 +175,8 @@ def _rights(run: Preflight) -> Result:
 
 
 def _simulated(run: Preflight) -> Result:
-    """Check what iam:SimulatePrincipalPolicy says about the worker's role, if the user may call
-    it."""
+    """The answer of iam:SimulatePrincipalPolicy about the worker's role; None if it may not be
+    called."""
     with aws_errors():
         function = Fields(
             run.aws.client("lambda").get_function_configuration(FunctionName=run.place.worker)
@@ -203,7 +201,6 @@ def _is_denied(aws: Aws, role: str, action: str, arn: str) -> bool:
             PolicySourceArn=role, ActionNames=[action], ResourceArns=[arn]
         )
     decisions = [found.text("EvalDecision") for found in Fields(answer).rows("EvaluationResults")]
-    # Without any decision nothing is known, which must not stop the run.
     return bool(decisions) and "allowed" not in decisions
 
 

@@ -93,7 +93,6 @@ class Aws:
         return self._client(service, LONGEST_READ_SECONDS, 0)
 
     def _client(self, service: str, read_seconds: int, attempts: int) -> Any:
-        # Clients differ only in their number of attempts, so that and the service identify one.
         key = (service, attempts)
         if key not in self._clients:
             from botocore.config import Config
@@ -148,7 +147,6 @@ def _of_client(error: Any) -> AwsError | NotFoundError:
     code = str(error.response.get("Error", {}).get("Code", ""))
     text = _line(error.response.get("Error", {}).get("Message", "")) or code
     call = error.operation_name
-    # First, since a wrong clock also shows as bad credentials.
     if code in _CLOCK or any(words in text for words in _CLOCK_WORDS):
         return AwsError(
             f"AWS refuses {call}, for the clock of this machine and AWS's differ too much ({code}: "

@@ -32,7 +32,7 @@ class Description:
     status: str
     """Status of the stack, e.g. ``UPDATE_COMPLETE``."""
     outputs: Mapping[str, str] = field(default_factory=dict)
-    """Outputs of the stack; empty if it was never completely created."""
+    """None if the stack was never completely created."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     """Values of the template's parameters."""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Description:
 
 
 NOT_THERE = Description("")
-"""Stands for a stack that does not exist."""
+"""Status of a stack that does not exist."""
 
 
 def _pairs(answer: Fields, section: str, key: str, value: str) -> dict[str, str]:
@@ -100,7 +100,6 @@ def describe(aws: Aws, name: str) -> Description | None:
         with aws_errors():
             answer = Fields(aws.client("cloudformation").describe_stacks(StackName=name))
     except AwsError as error:
-        # CloudFormation has no error code of its own for a stack that does not exist.
         if error_code(error) == "ValidationError" and "does not exist" in str(error):
             return None
         raise
@@ -167,7 +166,6 @@ def change(
     """
     former = describe_ours(aws, name)
     (former or NOT_THERE).check_takes_update(name)
-    # CloudFormation cannot update such a stack; it can only be deleted.
     if former is not None and former.status in NEVER_MADE:
         tell(f"the stack {name} could not be created before: its remains are removed first")
         delete(aws, name, tell)
@@ -212,7 +210,6 @@ def _confirmed(
     finally:
         if not agreed:
             client.delete_change_set(**this)
-            # Otherwise a stack without any resources would stay behind, under review.
             if fresh:
                 client.delete_stack(StackName=this["StackName"])
     return agreed
@@ -243,7 +240,6 @@ def _changes(client: Any, this: Mapping[str, str]) -> list[Change] | None:
         time.sleep(LOOK_SECONDS)
     if found["Status"] == "FAILED":
         reason = found.get("StatusReason", "")
-        # An update without changes is reported as a failed change set, told apart only by its text.
         if any(text in reason for text in _UNCHANGED):
             return None
         failed = "; ".join(_failed_events(client, this)) or reason

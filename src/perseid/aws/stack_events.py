@@ -92,7 +92,6 @@ class _Looks:
             status = self._status()
             self._look_at_events()
             gone = status == "DELETE_COMPLETE"
-            # Some operations finish without any event, so after a while the state counts by itself.
             believed = self._begun or gone or time.monotonic() > trusted
             if believed and not status.endswith("IN_PROGRESS"):
                 return status
@@ -100,7 +99,6 @@ class _Looks:
                 raise AwsError(f"the stack is {status} for {STACK_SECONDS / 60:g} minutes: see the "
                                "CloudFormation console")  # fmt: skip
             time.sleep(pause)
-            # Short at first: an operation on an empty stack takes less than a second.
             pause = min(2 * pause, POLL_SECONDS)
 
     def _look_at_events(self) -> None:
@@ -157,7 +155,6 @@ def _new_events(client: Any, stack_id: str, seen: set[str]) -> list[StackEvent]:
                 entries = page["StackEvents"][:count]
                 seen.update(entry["EventId"] for entry in entries)
                 fresh += [_event(Fields(entry), entry["Timestamp"]) for entry in entries]
-                # Pages go from new to old, so everything after a known event is known as well.
                 if count < len(known):
                     break
     except (AwsError, NotFoundError):  # a deleted stack may have no events

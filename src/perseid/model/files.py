@@ -120,8 +120,6 @@ def local_files(path: Path, name: str = "") -> ModelFiles:
         beside = path.parent / location
         if not is_file(beside):
             raise _without(name, location)
-        # Checked after resolving links: a link in the folder could lead to any file of this
-        # machine.
         if not any(beside.resolve().is_relative_to(folder) for folder in allowed):
             raise _outside(name, location)
         _check_size(name, location, beside, size)
@@ -157,7 +155,6 @@ def _fetched(store: Storage, key: str, folder: Path) -> ModelFiles:
 def _copy(store: Storage, key: str, path: Path) -> None:
     """Copy an object of a store to a file, part by part, all from one version of the object."""
     info = store.info(key)
-    # "x" refuses an existing file, so two data files with one name cannot replace each other.
     with path.open("xb") as file:
         for start in range(0, info.size, _CHUNK):
             length = min(_CHUNK, info.size - start)
@@ -176,7 +173,6 @@ def external_data(path: Path, name: str) -> tuple[str, ...]:
 def _needed(path: Path, name: str) -> Mapping[str, int]:
     """As `external_data`, with the least size of each file, bytes."""
     with path.open("rb") as file:
-        # An empty file cannot be mapped into memory.
         if not os.fstat(file.fileno()).st_size:
             raise BadModelError(f"{name} is not a model that onnxruntime can load: it is empty")
         with _mapped(file.fileno(), name) as mapped:
@@ -194,7 +190,6 @@ def _needed(path: Path, name: str) -> Mapping[str, int]:
     needed: dict[str, int] = {}
     for location, end in sorted((entry.location, entry.end) for entry in found):
         pure = PurePosixPath(location)
-        # A hostile graph could otherwise have any file of this machine read or written.
         if not location or pure.is_absolute() or ".." in pure.parts or {"\\", "\0"} & {*location}:
             raise _outside(name, location)
         needed[str(pure)] = max(end, needed.get(str(pure), 0))

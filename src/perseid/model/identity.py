@@ -77,7 +77,6 @@ class ModelIdentity:
         known = {field.name for field in fields(cls)}
         if not isinstance(value, dict) or not {"kind", "uri", "digest"} <= set(value):
             raise BadInputError(f"this is not the identity of a model: {str(value)[:80]}")
-        # Unknown keys, as from a newer version, are ignored.
         return cls(**{name: str(text) for name, text in value.items() if name in known})
 
 

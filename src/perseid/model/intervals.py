@@ -28,7 +28,7 @@ LEVELS = (0.68, 0.95)
 BESIDE = ".calibration.json"
 """Suffix that turns a model's file name into that of its calibration."""
 SHIPPED = f"{DEFAULT}.onnx{BESIDE}"
-"""File name of the default model's calibration, in the package."""
+"""Path of the default model's calibration, in the package."""
 SCHEMA = 1
 
 

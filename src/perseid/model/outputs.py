@@ -166,7 +166,6 @@ class OutputColumn:
         """Convert to the JSON in a rank's objects and in the footer of a catalogue."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         plain = {n: list(v) if isinstance(v, tuple) else v for n, v in given.items()}
-        # Defaults are left out, which keeps the footer short and readable by earlier versions.
         return {name: value for name, value in plain.items() if value not in ("", [], None, False)}
 
     @classmethod

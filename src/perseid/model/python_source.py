@@ -108,7 +108,6 @@ def _installed() -> list[str]:
         str(Path.cwd()),
         *([str(Path(program).absolute().parent)] if program else ()),
     }
-    # Folders on PYTHONPATH are meant for workers, too, even if they are the current one.
     kept = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return [place for place in sys.path if place not in skipped or place in kept if place]
 
@@ -120,7 +119,6 @@ def _find(parts: Sequence[str], places: Sequence[str]) -> Path | None:
         found = importlib.machinery.PathFinder.find_spec(".".join(parts[: number + 1]), places)
         if found is None:
             return None
-        # Packages are searched level by level, because importing a parent would run its code.
         places = list(found.submodule_search_locations or ())
     origin = found.origin if found is not None else None
     return Path(origin) if origin is not None and origin.endswith(".py") else None
@@ -133,7 +131,6 @@ def _declared(node: ast.ClassDef, path: Path, spec: str) -> tuple[Path, ...] | N
             targets = [line.target]
         if any(isinstance(target, ast.Name) and target.id == FILES for target in targets):
             try:
-                # Only a literal can be read without running the code.
                 names = ast.literal_eval(line.value)  # type: ignore[attr-defined]
                 return tuple(path.parent / str(name) for name in names)
             except (ValueError, TypeError) as error:

@@ -63,7 +63,6 @@ def load_weights(url: str | Path) -> Weights:
     store, name = Storage.holding(url)
     data = store.get(name)
     try:
-        # Without pickles, nothing in a foreign file can be executed.
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             members = {key: archive[key] for key in archive.files}
         config = parse_json(members.pop(CONFIG_MEMBER).tobytes())

@@ -49,8 +49,6 @@ class AnswerStatistics:
         if one is not None and two is not None and one.classes == two.classes:
             one = one.merge(two)
         return AnswerStatistics(
-            # In a mixed run, classes of two models cannot be counted together: the first model's
-            # stay.
             one or two,
             self.distribution.join(other.distribution),
             self.coverage.join(other.coverage),
@@ -112,7 +110,6 @@ def class_of_labels(
     found = np.full(bare.shape, -1, np.int64)
     for number, place in places.items():
         found[bare == number] = place
-    # Last, because masked labels have an arbitrary value underneath.
     found[np.ma.getmaskarray(label)] = -1
     return found
 
@@ -131,7 +128,6 @@ def _classification(
 
 def _distribution(result: PartitionResult) -> DistributionStatistics:
     checked = {one.kind: one.name for one in result.output_columns if one.kind in (PIT, CRPS)}
-    # PIT and CRPS were computed per object from the full PDF, which the catalogue does not hold.
     if checked:
         if result.z_spec is None:
             return DistributionStatistics()
@@ -162,7 +158,6 @@ def _coverage(result: PartitionResult) -> CoverageStatistics:
         return CoverageStatistics()
     values = {one.level: result.outputs[one.name] for one in ends if one.level is not None}
     intervals = {
-        # Rounded, so that 1 - 2 * 0.16 becomes the key 0.68 and not 0.6799999999999999.
         round(1.0 - 2.0 * level, 9): (low, _mirrored(values, level))
         for level, low in values.items()
         if level < 0.5

@@ -64,7 +64,6 @@ class Attempt:
     def billed_ms(self) -> int:
         """Billed duration in whole milliseconds. It includes init, which Lambda has billed for
         every kind of package since August 2025."""
-        # Rounded first, so that floating-point noise does not add a millisecond when rounding up.
         total = round(self.duration_ms + (self.init_ms or 0.0), 3)
         return max(1, int(-(-total // 1)))
 
@@ -110,7 +109,6 @@ class EngineReport:
     @property
     def overhead_seconds(self) -> float:
         """Seconds that workers spent on anything else, such as starting up or being idle."""
-        # Workers beyond the number of ranks never have work, so their idleness is no overhead.
         busy = min(self.concurrency, len({attempt.rank for attempt in self.attempts}))
         return max(0.0, self.wall_seconds * busy - self.work_seconds)
 
@@ -143,7 +141,6 @@ class EngineReport:
         KeyError, TypeError, ValueError
             The JSON does not have this form.
         """
-        # Other keys, such as the derived `billed_ms` or those of a newer version, are ignored.
         names = {one.name for one in fields(Attempt)}
         attempts = tuple(
             Attempt(**{k: cast(Any, v) for k, v in entry.items() if k in names})

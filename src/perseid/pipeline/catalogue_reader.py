@@ -54,7 +54,6 @@ def catalogue_parts(store: Storage) -> tuple[ObjectInfo, ...]:
             f"{store.where()} has no {layout.CATALOGUE}: the run was not published, or is one "
             "of script mode"
         )
-    # Natural order, since stores list keys as text, in which part-100000 precedes part-99999.
     return tuple(sorted(found, key=lambda info: natural_key(info.key)))
 
 
@@ -122,7 +121,6 @@ class StoredCatalogue:
     @cached_property
     def schema(self) -> Any:
         """The ``pyarrow.Schema`` of the first part, including its metadata."""
-        # All parts are written with the same schema.
         return self._open(self.parts[0]).schema_arrow
 
     @cached_property

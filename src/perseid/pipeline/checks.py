@@ -38,8 +38,8 @@ class CheckedModel:
 
     identity: ModelIdentity
     signature: ModelSignature | None
-    """Signature of the model; None if this process has no onnxruntime to read it with, as in the
-    steps before and after the ranks on AWS."""
+    """Identity of the model; None if this process has no onnxruntime to load it with, as on AWS
+    between the ranks."""
     given: ModelSignature | None = None
     """Signature that was given with the model or lies beside it; None if the model's file has its
     own."""

@@ -50,7 +50,6 @@ class FormerRun:
             one.
         """
         link = next(_links(storage), None)
-        # Checked before the new run claims the prefix, so that a refusal changes nothing.
         if link is not None:
             raise RunError(
                 f"{link} is a symbolic link, and --replace removes nothing through one: name the "
@@ -83,8 +82,6 @@ def claim(storage: Storage, manifest: Manifest, former: FormerRun | None = None)
     ----------
     storage
         Storage of the prefix.
-    manifest
-        Manifest of the run that claims the prefix.
     former
         The run to replace; None if the prefix must hold nothing of any run. It is removed once the
         prefix is claimed, and left alone otherwise.
@@ -165,7 +162,6 @@ def taken(storage: Storage, key: str, *, meanwhile: bool = False) -> RunError:
 
 def _left(storage: Storage) -> str | None:
     found = (info.key for info in scan(storage).objects if layout.is_of_run(info.key))
-    # The driver's own object may be there already: it is written before the run begins.
     return next((key for key in found if key != layout.DRIVER), None)
 
 

@@ -77,7 +77,6 @@ class RankOutputs:
 
     def _data(self, name: str, key: str) -> tuple[bytes, str]:
         path = self.folder / name if self.folder else None
-        # The local copy saves a download of what this rank has just uploaded.
         if path is not None and path.exists():
             return path.read_bytes(), str(path)
         return self.storage.get(key), self.storage.where(key)
@@ -131,7 +130,6 @@ def merge_collectively(
     except Exception as error:  # summarize merges from the store; a retry would redo the inference
         known = isinstance(error, PerseidError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
-        # Peers without a path exchange through the store; the record names them.
         if isinstance(error, NoPathError):
             transports |= dict.fromkeys(error.ranks, STORE)
         changes = _changes(outputs, clock, STORE, transports, reason)
@@ -172,7 +170,6 @@ def _merge(
                 survey = score_together(comm, outputs)
                 catalogue = _catalogue(comm, outputs, survey, limits)
         finally:
-            # Also after a failure: the record then says which connections existed.
             transports |= comm.transports
         used = "+".join(sorted(set(transports.values())))
         changes = _changes(outputs, clock, used or ALONE, transports, "")

@@ -80,7 +80,6 @@ class CollectiveParts:
             retire_parts(self.storage, written)
         schema, histogram = self.comm.bcast(common)  # no rank writes its part before this broadcast
         mine = self.comm.scatter(ranks)
-        # Ranks arrive as one array per rank process; cut it into partitions again.
         ends = np.cumsum([len(part.score) for part in scored])
         return np.split(mine, ends[:-1]) if scored else [], schema, histogram
 

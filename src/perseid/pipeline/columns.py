@@ -147,7 +147,6 @@ class NpzWriter:
 
 def add_result(writer: NpzWriter, result: PartitionResult) -> None:
     """Append one partition's results to a rank's ``features.npz``."""
-    # The key is stored by `NpzWriter.add`, the columns' descriptions once in the stamp.
     apart = ("key", "carried", "outputs", "output_columns")
     arrays = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in apart}
     arrays |= {_OUTPUT + name: array for name, array in result.outputs.items()}
@@ -156,7 +155,6 @@ def add_result(writer: NpzWriter, result: PartitionResult) -> None:
         arrays[_CARRIED + name] = array
         masked[_CARRIED + name] = _CARRIED_MASK + name
     for name, mask in masked.items():
-        # A mask is stored only if something is missing, which keeps the usual object small.
         if np.ma.is_masked(arrays[name]):
             arrays[mask] = np.ma.getmaskarray(arrays[name])
     writer.add(result.key, arrays)
@@ -246,7 +244,6 @@ def _array(data: bytes) -> NDArray[Any]:
     start = {1: 10, 2: 12, 3: 12}.get(major, len(data))
     length = int.from_bytes(data[8:start], "little")
     header = _HEADER.fullmatch(data, start, start + length)
-    # Anything else, such as pickled objects, is refused: anybody may have written to the store.
     if header is None:
         raise ValueError("this is not an array of a rank's objects")
     shape = tuple(int(size) for size in header[2].replace(b",", b" ").split())

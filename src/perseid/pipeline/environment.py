@@ -41,7 +41,6 @@ class RankEnvironment:
         """The environment of this process. Call it after loading the model, so that its libraries
         are imported."""
         versions = {"python": platform.python_version(), "perseid": __version__}
-        # Not imported here: a library that the rank did not use cannot have changed its numbers.
         modules = {name: sys.modules[name] for name in LIBRARIES if name in sys.modules}
         versions |= {name: str(module.__version__) for name, module in modules.items()}
         return cls(_processor(), _instructions(), versions)
@@ -98,7 +97,6 @@ def _processor() -> str:
         key, _, value = line.partition(":")
         if key.strip() == "model name":
             return value.strip()
-    # ARM kernels give no model name in /proc/cpuinfo.
     return platform.processor() or platform.machine()
 
 

@@ -158,8 +158,6 @@ class Feed:
                 self._partition(ref)
         except _StoppedError:
             return
-        # Everything, including SystemExit: whatever it is, the iterating thread must not wait
-        # forever.
         except BaseException as error:
             last = error
         with contextlib.suppress(_StoppedError):
@@ -168,8 +166,6 @@ class Feed:
 
     def _put(self, step: Step | BaseException | None) -> None:
         while not self._stop.is_set():
-            # With a time-out, so that a closed feed also ends a thread that waits for room in the
-            # queue.
             with contextlib.suppress(queue.Full):
                 return self._queue.put(step, timeout=_POLL)
         raise _StoppedError
@@ -225,7 +221,7 @@ class Feed:
             raise BadPartitionError(change)
 
     def _change(self, ref: PartitionRef) -> str | None:
-        """One sentence if the object is not the one that the run began with; None otherwise."""
+        """One sentence if the object is not the one that the run began with; empty otherwise."""
         info = self._storage.info(ref.key)
         # Not every store has entity tags; without them only the size can be compared.
         same = (info.size == ref.size and None in (info.etag, ref.etag)) or info.etag == ref.etag

@@ -71,7 +71,6 @@ class IdKinds:
             return ParquetType.UTF8
         if self.largest <= np.iinfo(np.int64).max:
             return ParquetType.INT64
-        # `least` is below 0 only if there is a negative id, which no unsigned type holds.
         return ParquetType.UTF8 if self.least else ParquetType.UINT64
 
 
@@ -87,7 +86,6 @@ def as_kind(ids: Ids, kind: ParquetType) -> Ids:
     """
     if kind_of(ids) is kind:
         return ids
-    # Every integer has an exact text, so this conversion never fails.
     if kind is ParquetType.UTF8:
         return ids.astype(np.str_)
     if not _fits(ids, kind):

@@ -113,7 +113,6 @@ class Inference:
             if magnitudes is not None:
                 magnitudes = np.where(good[:, None], magnitudes, 0)
             columns = {name: np.where(good, array, 0) for name, array in columns.items()}
-        # Two clocks: wall time places the call on the timeline, the monotonic one measures it.
         began, start = time.time(), time.perf_counter()
         prediction = runtime.predict(images, magnitudes, columns)
         self.model_seconds += time.perf_counter() - start

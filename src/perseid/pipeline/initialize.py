@@ -146,7 +146,6 @@ def _put_items(storage: Storage, manifest: Manifest) -> None:
     """Write the items, one per line, as a stream: for 100,000 ranks they take 150 MB."""
     with temporary_folder("initialize") as folder:
         with open(folder / layout.ITEMS, "w", encoding="utf-8") as file:
-            # Written by hand instead of json.dump, which would need all items in memory at once.
             before = "[\n"
             for item in manifest.plain_items():
                 file.write(before + json.dumps(item))
@@ -185,8 +184,6 @@ def _adopt(begun: Manifest, now: Manifest) -> Manifest:
     )
     model = begun.model or now.model
     if model is not None and now.model is not None and (said := model.difference(now.model)):
-        # The client's default model may differ from the deployed one: then the workers' model
-        # counts.
         if now.model.kind != DEFAULT:
             raise BadModelError(
                 f"the model {now.model.uri} was replaced while the run began ({said}): start it "
@@ -210,7 +207,6 @@ def plan(
     listing = list_partitions(request)
     survey = CheckedSurvey() if model is None else _check_data(request, listing, model)
     files = len(listing.partitions)
-    # By default each partition gets a rank of its own.
     world_size = request.world_size or files
     now = time.time() if created is None else created
     return Manifest(
@@ -263,7 +259,6 @@ def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> C
     outputs = (*known.output_columns(), *known.list_columns()) if known else ()
     if known:
         _check_lists(request.list_kinds, known)
-    # Survey columns must not collide with the catalogue's own, the model's, or those added later.
     reserved = [*(c.name for c in CATALOGUE), *(c.name for c in outputs), *ADDED]
     columns = choose_columns(looks, names, parse_keep(request.keep), reserved)
     if model.signature is not None:
@@ -274,7 +269,6 @@ def _check_data(request: RunRequest, listing: Listing, model: CheckedModel) -> C
             options=replace(options, further=carried(columns)),
             fit=request.fit or "",
         )
-    # Columns that the model takes count under the survey's names, too.
     taken = [one for name in inputs for one in names.get(name, (name,))]
     notes = notes_on(looks, carried(columns), taken)
     by_order = {same_order_note(known, look.columns.shape[0], look.bands)

@@ -46,7 +46,6 @@ def label_numbers(
     """
     if label is None or label.dtype.kind != "U":
         return label
-    # Compared in a plain form, because surveys spell the same label in different ways.
     words = [_plain(str(word)) for word in np.ma.getdata(label)]
     unknown = np.array([word not in numbers for word in words], np.bool_)
     found = np.array([numbers.get(word, 0) for word in words], np.int32)

@@ -89,7 +89,6 @@ class Manifest:
         """The work item of one rank."""
         settings = self.settings
         if self.script is not None:
-            # The rank's own variables come last, so that the request cannot override them.
             script = {**self.script, **self._variables(rank)}
             settings = replace(settings, options=replace(settings.options, script=script))
         return WorkItem(
@@ -124,7 +123,6 @@ class Manifest:
         """The JSON values of `items`, one rank after the other. What the ranks share is converted
         only once."""
         if self.script is not None:
-            # Items of scripts differ in their options, too.
             yield from (item.to_json() for item in self.items())
             return
         first = self.item(0).to_json()
@@ -202,7 +200,6 @@ def assign(files: int, world_size: int, weights: Sequence[int] | None = None) ->
 def _balanced(weights: Sequence[int], world_size: int) -> tuple[int, ...]:
     """Number of files per rank, for the smallest weight limit with which the ranks can take all
     files."""
-    # Binary search for the smallest limit: at least the heaviest file, at most all files together.
     low, high = max(weights, default=0), sum(weights)
     while low < high:
         limit = (low + high) // 2
@@ -218,7 +215,6 @@ def _within(weights: Sequence[int], world_size: int, limit: int) -> tuple[int, .
     counts, at = [], 0
     for rank in range(world_size):
         start, total = at, 0
-        # Files before this index may be taken, so that each later rank still gets one.
         spare = len(weights) - (world_size - rank - 1)
         while at < len(weights) and total + weights[at] <= limit and (at == start or at < spare):
             total += weights[at]

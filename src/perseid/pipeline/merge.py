@@ -112,7 +112,6 @@ def repeated_ids(survey: ScoredSurvey) -> int:
     found = [part.result.object_id for part in survey.parts]
     columns = [column for column in found if column is not None]
     kind = common_kind(columns)
-    # Missing ids are not equal to each other, so they do not count as repeated.
     known = [as_kind(column, kind)[~np.ma.getmaskarray(column)] for column in columns]
     every = np.concatenate([np.ma.getdata(ids) for ids in known] or [np.empty(0, np.int64)])
     return len(every) - len(np.unique(every))
@@ -151,7 +150,6 @@ def _entry(part: Scored, row: int, place: int, names: Mapping[int, str]) -> dict
     result = part.result
 
     def value(array: NDArray[Any] | None) -> Any:
-        # JSON has no masked values: a missing one becomes null.
         if array is None or np.ma.is_masked(array[row]):
             return None
         return array[row].item()

@@ -59,7 +59,6 @@ def unfit(
         said = _unfit_bands(signature, columns.shape[0], bands)
         shape = (len(places), *columns.shape[1:]) if places else columns.shape
         said = said or _unfit_image(signature, shape, fit, [*named] or sorted(columns.dtypes))
-        # Magnitudes per band are selected together with the bands.
         if places and magnitudes == columns.shape[0]:
             magnitudes = len(places)
     there = {name.removeprefix(FURTHER).removeprefix(INPUT) for name in columns.further}
@@ -93,8 +92,8 @@ def _unfit_column(
         wanted = magnitudes_taken(signature)
         if wanted not in (0, magnitudes):
             return (
-                f"{magnitudes} magnitudes per row, but {takes} {wanted}: name those of its bands "
-                "by --columns magnitude=[...]"
+                f"{magnitudes} magnitudes a row, but {takes} {wanted}: name those of its bands by "
+                "--columns magnitude=[...]"
             )
     elif column.column not in there:
         return (
@@ -112,7 +111,6 @@ def chosen_bands(wanted: Sequence[str], count: int, names: Sequence[str]) -> tup
     none of the model's names is among the survey's, both may name the same bands differently, so
     the bands are matched by their order.
     """
-    # Without a name for every band on both sides, only the order can be used.
     if not wanted or len(names) != count:
         return None
     places = band_places(wanted, names)
@@ -143,7 +141,7 @@ def same_order_note(signature: ModelSignature, count: int, names: Sequence[str])
         return ""
     return (
         f"the survey's bands {', '.join(names)} are taken for the model's {', '.join(wanted)}, in "
-        "this order: --bands gives them the model's names if the order differs"
+        "this order: --bands gives them the model's names where the order is another"
     )
 
 
@@ -223,7 +221,6 @@ def fitted(images: NDArray[np.float32], signature: ModelSignature, how: str) -> 
         if spare > 0 and how == "crop":
             images = images.take(range(spare // 2, spare // 2 + side), axis=axis)
         elif spare < 0 and how == "pad":
-            # An odd difference puts the additional row or column at the end.
             before = -spare // 2
             widths = [(0, 0)] * 4
             widths[axis] = (before, -spare - before)
@@ -235,7 +232,6 @@ def fitted_shape(
     shape: tuple[int, int, int], signature: ModelSignature, how: str
 ) -> tuple[int, ...]:
     """The shape that `fitted` gives images of shape (bands, height, width)."""
-    # On an empty array, so that shape and images cannot follow different rules.
     return fitted(np.empty((0, *shape), np.float32), signature, how).shape[1:]
 
 
@@ -271,7 +267,6 @@ def other_columns(signature: ModelSignature, cutouts: Cutouts) -> dict[str, NDAr
                 "the "
                 "survey has no such column"
             )
-        # Integers have no NaN, so every column becomes float64 first.
         values = np.ma.getdata(given).astype(np.float64)
         found[name] = np.where(np.ma.getmaskarray(given), np.nan, values)
     return found

@@ -82,7 +82,6 @@ def _run_around(data: Location) -> Location | None:
         # A symbolic link must not lead past this check.
         real = data.path.resolve()
         places = [Location.parse(path) for path in (real, *real.parents)]
-    # The folder of a single rank lies in a run, too.
     elif data.parent.name == _RANKS and data.name.isdecimal():
         places.append(data.parent.parent)
     for place in places:
@@ -93,7 +92,7 @@ def _run_around(data: Location) -> Location | None:
 
 
 def _run_at(folder: Location) -> Mapping[str, object]:
-    """The manifest of the run at a place; empty if there is none."""
+    """URL of the run at a place, from its manifest; empty if there is none."""
     try:
         manifest = parse_json(Storage(folder).get(layout.MANIFEST))
     except (PerseidError, ValueError):

@@ -108,7 +108,6 @@ def levels(column: ParquetColumn, values: Values) -> tuple[int, bytes]:
     lengths = np.where(valid, column.width, 1) if valid is not None else np.full(rows, column.width)
     entries = int(lengths.sum())
     repeated = np.ones(entries, np.uint8)
-    # Level 0 begins a new row, level 1 continues its list.
     repeated[np.cumsum(lengths) - lengths] = 0
     top = 1 + column.optional
     each = np.where(valid, top, 0) if valid is not None else np.full(rows, top)
@@ -133,9 +132,7 @@ def indices(values: Strings) -> bytes:
     size = (width + 7) // 8
     runs = zip(lengths.tolist(), codes[starts].tolist(), strict=True)
     return bytes([width]) + b"".join(
-        # The lowest bit 0 marks a run of equal values, as opposed to bit-packed ones.
-        varint(length << 1) + value.to_bytes(size, "little")
-        for length, value in runs
+        varint(length << 1) + value.to_bytes(size, "little") for length, value in runs
     )
 
 
@@ -196,7 +193,6 @@ def _valid(values: Values) -> NDArray[np.bool_] | None:
 
 def _runs(numbers: NDArray[np.uint8], most: int) -> bytes:
     """Encode levels from 0 to `most` (1 or 2), preceded by their length in bytes."""
-    # Usually nothing is missing: the whole page is then a single run.
     if numbers.size and (numbers == numbers[0]).all():
         data = varint(numbers.size << 1) + bytes([numbers[0]])
     else:  # one bit-packed run in groups of eight

@@ -112,7 +112,6 @@ def publish_catalogue(
         # Without partitions it is unknown what columns the model gives; an encoder gives none.
         outputs = all_outputs(p.result for p in survey.parts) if survey.parts else (Z_PRED,)
         size = CatalogueSchema(run_id, kind, columns, outputs=outputs).write(path, rows)
-        # Before the new file is put there: on a disk it cannot take the place of a folder.
         retire_parts(storage, [layout.CATALOGUE])
         storage.put(layout.CATALOGUE, path)
         return size
@@ -174,7 +173,6 @@ def dump(value: Any) -> bytes:
 def strict(value: Any) -> Any:
     """The value with infinities and NaN replaced by null."""
     if isinstance(value, float):
-        # JSON has neither NaN nor infinities, and strict readers refuse a file that contains them.
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): strict(entry) for key, entry in value.items()}

@@ -236,7 +236,6 @@ def _checked(plain: Plain, manifest: Manifest, rank: int, key: str) -> StoredRec
         raise RunError(f"{key} is not a record of rank {rank}: 'rank' is wrong in it")
     if manifest.script is None:
         named = [part for part, _ in (*(record.read or ()), *record.failed)]
-        # Sorted, because failed partitions are listed apart from those that were read.
         if sorted(named) != sorted(ref.key for ref in manifest.of_rank(rank)):
             raise RunError(f"{key} does not account for each of its partitions once")
         _check_settings(record, manifest, key)
@@ -258,8 +257,8 @@ def _of_other_models(records: Records, manifest: Manifest) -> dict[int, str]:
 
 
 def other_models(records: Records, manifest: Manifest) -> dict[int, str]:
-    """How the model of each rank differs from the run's; ranks that used the run's model are left
-    out."""
+    """How the models of accepted records differ from the run's, in ranks where the user allowed
+    it."""
     found = {rank: record.model for rank, record in sorted(records.items())}
     wanted = manifest.model or next((m for m in found.values() if m is not None), None)
     return {

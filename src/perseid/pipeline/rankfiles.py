@@ -58,7 +58,6 @@ class RankFiles:
             self._predictions: tuple[ParquetWriter, ParquetType] | None = None
             self._features = stack.enter_context(NpzWriter(self._paths[1], stamp))
             self._moments = stack.enter_context(NpzWriter(self._paths[2], stamp))
-            # Only after all files are open: an error before this closes those that are.
             self._stack = stack.pop_all()
 
     def add(self, result: PartitionResult) -> None:

@@ -27,7 +27,6 @@ def parse_result(text: bytes, where: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise RunError(f"{where}, which the script wrote, is not a JSON object")
     level: list[Any] = [value]
-    # Level by level instead of recursively, as deep nesting would exhaust the stack.
     for _ in range(MAX_DEPTH):
         inner = [entry.values() if isinstance(entry, dict) else entry for entry in level]
         level = [e for entries in inner for e in entries if isinstance(e, (dict, list))]
@@ -38,12 +37,10 @@ def parse_result(text: bytes, where: str) -> dict[str, object]:
 
 def amount(value: object) -> float | None:
     """The value, if it is a finite number of at least 0; otherwise None."""
-    # bool is a subclass of int, but `true` is not a number in JSON.
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
         number = float(value)
-    # JSON integers may be larger than any float.
     except OverflowError:
         return None
     return number if math.isfinite(number) and number >= 0 else None

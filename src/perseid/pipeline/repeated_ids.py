@@ -61,7 +61,6 @@ def buckets(columns: Iterable[Ids | None]) -> list[Keys]:
 
 def count_repeats(keys: Keys) -> int:
     """Number of keys that are equal to an earlier one."""
-    # In place, because a copy would double the memory.
     keys.sort()
     return int(np.count_nonzero(keys[1:] == keys[:-1]))
 

@@ -206,7 +206,6 @@ class RunRequest(BaseModel):
             One sentence for each bad value, with its key, the value and what to give instead.
         """
         plain = dict(source) if isinstance(source, Mapping) else read_keys(Path(source))
-        # Replaced by its content, so that the run does not depend on a file of the user's machine.
         if _blank(plain.get("signature")) is not None:
             plain["signature"] = signature_of(plain["signature"]).to_plain()
         try:
@@ -277,7 +276,6 @@ class RunRequest(BaseModel):
         them in this form."""
         if self._given is not None:
             return dict(self._given)
-        # Built in code rather than parsed: only what was set was given.
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     def warnings(self) -> tuple[str, ...]:

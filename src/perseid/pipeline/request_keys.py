@@ -62,9 +62,9 @@ KEYS: dict[str, Key] = {
     ),
     "world_size": Key(
         "number",
-        "one rank per partition",
+        "one rank a partition",
         "number of ranks; see [assignment](#which-rank-takes-what)",
-        Flag("--world-size", "N", "ranks (default: one per partition)"),
+        Flag("--world-size", "N", "ranks (default: a partition each)"),
     ),
     "batch_size": Key(
         "number",
@@ -139,8 +139,8 @@ KEYS: dict[str, Key] = {
     "model_path": Key(
         "text",
         "",
-        "folder in which the module of a `python:` model is searched for, after all installed "
-        "ones; every worker must see it",
+        "folder in which the module of a `python:` model is looked for, after all installed ones; "
+        "every worker must see it",
         Flag("--model-path", "FOLDER", "folder of a python: model's module"),
     ),
     "signature": Key(
@@ -159,7 +159,7 @@ KEYS: dict[str, Key] = {
     "fit": Key(
         "text",
         "",
-        "how images of another size than the model's are made to fit: `crop` cuts them about their "
+        "what becomes of images of another size than the model's: `crop` cuts them about their "
         "middle, `pad` puts zeros around them. Without it they are refused",
         Flag("--fit", "", "make images of another size fit the model's"),
     ),
@@ -167,7 +167,7 @@ KEYS: dict[str, Key] = {
         "text",
         "`float32`",
         "`float32` or `int8`; without the processor's instructions for it, `int8` "
-        "runs in float32, and a note says so",
+        "works in float32 and says so",
         Flag("--precision", "", "of the encoder (default float32)"),
     ),
     "device": Key(
@@ -202,10 +202,10 @@ KEYS: dict[str, Key] = {
     ),
     "layout": Key(
         "text",
-        "inferred from the shape",
+        "seen from the shape",
         "how each image lies in the files: `channels-last` (height, width, bands) or "
         "`channels-first`; without it, see [surveys](survey.md#surveys-files-formats-partitions)",
-        Flag("--layout", "", "order of the axes of each image (default: inferred from shape)"),
+        Flag("--layout", "", "order of the axes of each image (default: seen from the shape)"),
     ),
     "bands": Key(
         "text or list",
@@ -284,7 +284,7 @@ KEYS: dict[str, Key] = {
         Flag(
             "--tolerated-failures",
             "PERCENT",
-            "of failed ranks above which AWS stops the rest (100)",
+            "of the ranks: where more fail, AWS stops the rest (100)",
         ),
     ),
     "workers": Key(

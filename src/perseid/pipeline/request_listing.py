@@ -46,7 +46,6 @@ class Listing:
             return None
         rows = [ref.rows for ref in self.partitions]
         known = [count for count in rows if count is not None]
-        # Rows and bytes cannot be mixed, so if any count is unknown all sizes are used.
         return known if len(known) == len(rows) else [ref.size for ref in self.partitions]
 
 

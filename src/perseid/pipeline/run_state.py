@@ -40,7 +40,6 @@ def finished(store: Storage, manifest: Manifest) -> RunResult | None:
         return None
     if missing_ranks(store, manifest):
         return None
-    # The catalogue is checked, too: somebody may have removed it since.
     if manifest.script is None and not is_whole(store, last.get("catalogue_bytes")):
         return None
     return RunResult(manifest, EngineReport(), last, None)
@@ -66,7 +65,6 @@ def missing_ranks(store: Storage, manifest: Manifest) -> list[int]:
     whose ranks talk to each other, all ranks are returned.
     """
     records, missing = read_records(store, manifest)
-    # A partition may be readable by now, so these ranks are worth another attempt.
     partly = {rank for rank, record in records.items() if record.failed}
     last = last_summary(store)
     # A record can exist without its objects: only the summary, which read them, knows.
@@ -99,12 +97,10 @@ def stored_logs(store: Storage, rank: int | None = None) -> Iterator[tuple[int, 
     """Logs in the run's own folder as (rank, text), in order of the ranks."""
     wanted = None if rank is None else layout.log(rank)
     keys = [info.key for info in store.list(layout.LOGS) if wanted in (None, info.key)]
-    # Stores list rank 10 before rank 2.
     keys.sort(key=natural_key)
     ranks = [int(key.rpartition("/")[2].removesuffix(".log")) for key in keys]
     with ThreadPoolExecutor(READERS) as pool:
         for number, data in zip(ranks, pool.map(store.get, keys), strict=True):
-            # A log may end within a character if its process was killed.
             yield number, data.decode("utf-8", "replace")
 
 
@@ -150,7 +146,6 @@ def with_reasons(store: Storage, failures: Mapping[int, str]) -> RunSummary:
         if part["reason"].startswith("rank ") and rank.isdecimal() and int(rank) in told:
             part["reason"] = f"rank {rank}: {told[int(rank)]}"
     changed = json_bytes(summary)
-    # Rewritten only if a reason changed, which saves a request in most runs.
     if changed != text:
         store.put(layout.SUMMARY, changed)
     return summary

@@ -146,10 +146,8 @@ def _decode(hint: Any, value: object, name: str, what: str) -> Any:
         return {str(key): _decode(inner[1], item, name, what) for key, item in value.items()}
     if hint is object:
         return value
-    # JSON does not distinguish 2 from 2.0.
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    # bool is a subclass of int, but `true` is not a number in JSON.
     if origin is None and isinstance(value, hint) and isinstance(value, bool) <= (hint is bool):
         return value
     raise BadInputError(f"{what} cannot be read: {name!r} is {str(value)[:80]!r}")

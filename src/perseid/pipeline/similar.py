@@ -94,7 +94,7 @@ class SimilarObjects:
                 "model gives no embedding, it ran with --anomaly none, or it ran a script"
             )
         self.use = use or (EMBEDDING if EMBEDDING in groups else ALL)
-        """Features that are compared: ``embedding``, ``residual`` or ``both``."""
+        """Feature groups that are compared."""
         self._columns = group_columns(groups, self.use)
 
     def of_id(self, object_id: int | str, n: int) -> list[SimilarObject]:
@@ -109,7 +109,6 @@ class SimilarObjects:
         """
         found = [
             _Place(rank, part.key, int(row))
-            # Features are not needed to find an id, and are most of what a rank leaves.
             for rank, parts in self._stream(self._records, features=False)
             for part in parts
             for row in _rows_of(part, object_id)
@@ -162,7 +161,6 @@ class SimilarObjects:
                 for row, distance in zip(found.rows, found.distance, strict=True):
                     order += 1  # ties are in natural order of partitions, then of rows
                     best.append((float(distance), order, _object(part, int(row), float(distance))))
-                # Cut after every partition, so that memory does not grow with the survey.
                 best = heapq.nsmallest(n, best)
         return [one for _, _, one in best]
 
@@ -212,7 +210,6 @@ def _rows_of(part: PartitionResult, object_id: int | str) -> NDArray[np.int64]:
         wanted = int(object_id)
     except ValueError:
         return np.empty(0, np.int64)
-    # NumPy raises an error for an integer that the type cannot hold; no object has such an id.
     limits = np.iinfo(ids.dtype)
     if not limits.min <= wanted <= limits.max:
         return np.empty(0, np.int64)

@@ -67,7 +67,6 @@ def _metric(
 ) -> tuple[Groups, Metric | None, set[int]]:
     """The features of the score, the survey's metric, and the ranks that score by other
     features."""
-    # By position in the survey, so that the sums are the same for every world size.
     places = {ref.key: place for place, ref in enumerate(manifest.partitions)}
     groups: dict[str, int] = {}
     whole, without, others = Partial({}), set[int](), set[int]()
@@ -137,7 +136,6 @@ class _StoredSurvey:
             return found[0], [merge.score(result, metric) for result in found[1]]
 
         ranks = rank_outputs.stream_results(self.storage, self.records)
-        # Threads suffice, because NumPy releases the interpreter's lock in its products.
         return rank_outputs.ahead(score, ranks, os.cpu_count() or 1)
 
     def _write_parts(
@@ -169,7 +167,6 @@ class _StoredSurvey:
         rows = 0
         for rank in sorted(self.records):
             record = self.records[rank]
-            # A part never splits a rank, so that each rank's object is read only once.
             if block and rows + _rows(record) > self.limits.part:
                 yield block
                 block, rows = {}, 0

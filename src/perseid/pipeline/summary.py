@@ -96,7 +96,7 @@ def missing_sentence(where: str, state: Completeness) -> str:
     reasons += [entry["reason"] for entry in parts]
     advice = "`perseid resume` redoes only what is missing"
     if not ranks:  # the partitions themselves are bad, so resuming would not help
-        advice = "repair these partitions or leave them out, then start a new run"
+        advice = "mend these partitions or leave them out, then start a new run"
     return (
         f"the run at {where} is incomplete: {' and '.join(said)} missing (first reason: "
         f"{reasons[0]}); {advice}"
@@ -113,7 +113,6 @@ def timings(
     """Seconds of each step of the run and of the whole run."""
     now = time.time()
     spans = [(s[1], s[2]) for r in records.values() for s in r.timeline]
-    # Without an engine's measurement, the spans of the ranks themselves must do.
     if map_seconds is None:
         last = max((end for _, end in spans), default=0.0)
         map_seconds = last - min((begin for begin, _ in spans), default=0.0)
@@ -142,7 +141,6 @@ def throughput(records: Records, timing: Timing) -> dict[str, object]:
 
 def workers(records: Records) -> dict[str, object]:
     """Distribution of each stage's seconds and of peak memory over the ranks with data."""
-    # Ranks without data would pull every distribution toward zero.
     working = [r for r in records.values() if r.read is None or r.has_data]
     times = [record.stages for record in working]
     stages = {stage: spread([t[stage] for t in times if stage in t]) for stage in STAGES}
@@ -183,7 +181,6 @@ def transports(manifest: Manifest, records: Records, used: str, note: str) -> di
         "asked": asked,
         "used": used,
         "ranks": {name: used_by_rank.count(name) for name in sorted(set(used_by_rank))},
-        # Both ends of a connection report it.
         "connections": {name: -(-count // 2) for name, count in sorted(ends.items())},
         "rendezvous_seconds": max((s.get("rendezvous", 0.0) for s in stages), default=0.0),
         "collectives_seconds": max((s.get("collectives", 0.0) for s in stages), default=0.0),

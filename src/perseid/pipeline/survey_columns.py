@@ -108,7 +108,6 @@ def choose_columns(
     used = {spec.source.lower() for spec in chosen} | {one.lower() for one in sources.values()}
     for spec in _kept(there, keep, used):
         name = spec.source
-        # Compared in lower case, because many readers of Parquet ignore case in column names.
         while name.lower() in taken:
             name = PREFIX + name
         taken.add(name.lower())
@@ -147,7 +146,7 @@ def _kept(
             )
             raise BadInputError(
                 f"--keep names the column {name}, which has {what}: the catalogue takes columns of "
-                "one number or text per row"
+                "one number or text a row"
             )
     for key, spec in there.items():
         wanted = key in named or (every and key not in used)

@@ -51,7 +51,6 @@ class SurveyStatistics:
         ]
         z_spec = _joined([spectroscopic for _, spectroscopic in known])
         labeled = [(p.score, p.result.label) for p in parts if p.result.label is not None]
-        # Rows without a label are neither hits nor misses.
         present = ~_joined([np.ma.getmaskarray(label) for _, label in labeled]).astype(bool)
         labels = _joined([np.ma.getdata(label) for _, label in labeled])
         scores = _joined([score for score, _ in labeled])
@@ -111,7 +110,7 @@ class SurveyStatistics:
 
 
 def ranker(scores: Scores, limits: CatalogueLimits) -> Ranker:
-    """An object that gives the ranks of rows with these scores: of all rows, or only of the first
+    """A function that gives the ranks of rows with these scores: of all rows, or only of the first
     ones in a large survey."""
     if len(scores) <= limits.exact_ranks:
         return AllRanks(scores)

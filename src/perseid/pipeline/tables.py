@@ -77,7 +77,6 @@ def with_outputs(
 def all_outputs(results: Iterable[PartitionResult]) -> tuple[OutputColumn, ...]:
     """The columns of all models that were used; there is only one unless the user let them
     differ."""
-    # A dictionary rather than a set, as it keeps the order of the columns.
     found = {column.name: column for result in results for column in result.output_columns}
     return tuple(found.values())
 
@@ -187,7 +186,6 @@ def _outputs(result: PartitionResult, outputs: Sequence[OutputColumn]) -> dict[s
         if column.kind == CLASS:
             codes = np.full(len(result), -1, np.int32) if values is None else values
             missing = codes < 0
-            # Masked values need a valid index, too: code 0 stands in for -1.
             codes = np.where(missing, 0, codes)
             found[column.name] = Strings(np.ma.masked_array(codes, mask=missing), column.classes)
             continue
@@ -198,7 +196,6 @@ def _outputs(result: PartitionResult, outputs: Sequence[OutputColumn]) -> dict[s
 
 def _ids(ids: Ids | None, rows: int, kind: ParquetType) -> Values:
     if ids is None and kind is ParquetType.UTF8:
-        # A dictionary needs at least one text, even if all values are missing.
         return Strings(np.ma.masked_array(np.zeros(rows, np.int32), mask=True), [""])
     if ids is None:
         return _optional(None, rows, np.int64)

@@ -100,7 +100,6 @@ def field_xml(field: VOField) -> str:
         "unit": field.unit,
         "ucd": field.ucd,
     }
-    # Names come from the survey: control characters, which XML forbids, become escapes.
     words = " ".join(f'{key}="{escape(printable(text))}"' for key, text in given.items() if text)
     about = escape(printable(field.description))
     return f"   <FIELD {words}><DESCRIPTION>{about}</DESCRIPTION></FIELD>\n"

@@ -298,6 +298,6 @@ def test_stopped_it_costs_nothing_and_the_parameter_says_so(zoned, capsys):
     assert status == 0
     assert "published   none" in out
     assert doctor(capsys)["rendezvous"][0] == "-"
-    assert perseid(capsys, "aws", "destroy", "--yes", "--delete-bucket")[1].count("stays") == 1
+    assert perseid(capsys, "aws", "destroy", "--yes", "--delete-bucket")[1].count("kept: ") == 1
     assert records(aws, outputs) == {}  # its address soon is somebody else's
     assert aws.client("s3").head_bucket(Bucket="mine")  # given, so never deleted

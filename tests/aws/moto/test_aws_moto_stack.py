@@ -79,7 +79,7 @@ def test_destroy_leaves_data_and_says_what_stays(moto, other, capsys):
     storage = Storage(f"s3://{bucket}")
     storage.put("survey/1.pt", b"data")
     assert main(["aws", "destroy", "--stack", "other", "--yes"]) == 0
-    assert f"stays: s3://{bucket}" in capsys.readouterr().out
+    assert f"kept: s3://{bucket}" in capsys.readouterr().out
     assert stacks.describe(aws, "other") is None
     assert [info.key for info in storage.list()] == ["survey/1.pt"]
     names = [f["FunctionName"] for f in aws.client("lambda").list_functions()["Functions"]]
@@ -91,7 +91,7 @@ def test_destroy_leaves_data_and_says_what_stays(moto, other, capsys):
     with pytest.raises(NotFoundError, match="perseid aws deploy"):
         stacks.outputs(aws, "other")
     assert main(["aws", "destroy", "--stack", "other", "--yes", "--delete-bucket"]) == 0
-    assert "stays" not in capsys.readouterr().out
+    assert "kept:" not in capsys.readouterr().out
     with suppress(NotFoundError):
         assert list(storage.list()) == []
     assert bucket not in [b["Name"] for b in aws.client("s3").list_buckets()["Buckets"]]

@@ -67,7 +67,6 @@ def deploy(
     former = stack.describe_ours(aws, options.name)
     (former or stack.NOT_THERE).check_takes_update(options.name)
     previous = (former or stack.NOT_THERE).lasting_parameters
-    # Everything that can be refused is checked before anything is built or uploaded.
     check_image(options, previous)
     _check(aws, options, template.wants_rendezvous(options, previous), tell)
     bucket = options.bucket or previous.get("CodeBucket")
@@ -161,7 +160,6 @@ def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) 
             "account's, give another --bucket"
         ) from error
     tell(f"making the bucket {bucket}")
-    # S3 refuses us-east-1 as an explicit location constraint.
     where = {} if aws.region == "us-east-1" else {
         "CreateBucketConfiguration": {"LocationConstraint": aws.region}
     }  # fmt: skip
@@ -175,7 +173,6 @@ def _finish_bucket(s3: Any, bucket: str, name: str) -> None:
         with aws_errors():
             s3.get_bucket_tagging(Bucket=bucket)
     except (AwsError, NotFoundError):
-        # Only an empty bucket is changed: one that holds objects may be in use for something else.
         if not s3.list_objects_v2(Bucket=bucket, MaxKeys=1).get("KeyCount"):
             _close_and_tag(s3, bucket, name)
 
@@ -218,7 +215,6 @@ def upload(
     s3, below = aws.client("s3"), template.prefix(name)
     for package in packages.values():
         key = f"{below}/{package.key}"
-        # A key contains the digest of its contents, so an existing object is up to date.
         if not _is_there(s3, bucket, key):
             tell(f"uploading {package.name}.zip, {package.zipped / 1e6:.1f} MB")
             with package.path.open("rb") as body:

@@ -58,7 +58,6 @@ def destroy(aws: Aws, name: str, tell: Tell, *, delete_bucket: bool = False) -> 
     with aws_errors():
         secret = _delete_secret(aws.client("ssm"), name)
         cleared, left = _clear_bucket(aws, bucket, name, tell, delete_bucket)
-    # Reported only now, so that remains of an earlier, interrupted deletion are still removed.
     if former is None and not secret and not cleared:
         raise NotFoundError(
             f"there is no stack {name} in {aws.region}, and nothing was left of one"

@@ -75,8 +75,6 @@ def examine(aws: Aws, name: str) -> Iterator[Check]:
         try:
             found = check(aws, name, facts)
         except PerseidError as error:
-            # If the stack exists but a part of it does not, deploying again would not bring it
-            # back.
             gone = isinstance(error, NotFoundError) and facts.outputs is not None
             found = Finding("bad", f"{error}: {service.REMAKE}" if gone else str(error))
         yield Check(title, found.state, found.text)
@@ -96,7 +94,6 @@ def _of_stack(check: Callable[[Aws, str, Facts], Finding]) -> Callable[..., Find
 def _credentials(aws: Aws, name: str, facts: Facts) -> Finding:
     with aws_errors():
         answer = Fields(aws.client("sts").get_caller_identity())
-    # The clock is compared with the date of this answer, which saves a request.
     facts.date = answer.inner("ResponseMetadata").inner("HTTPHeaders").text("date") or ""
     facts.identified = True
     return Finding("ok", f"{answer.text('Arn')} in account {answer.text('Account')}")
@@ -192,7 +189,6 @@ def _buckets(aws: Aws, name: str, facts: Facts) -> Finding:
             continue
         if foreign := foreign_key(aws, bucket, values.get("KmsKey", "")):
             bad.append(foreign)
-        # S3 gives no location for buckets in us-east-1.
         if (where or "us-east-1") != aws.region:
             notes.append(f"{bucket} is in {where or 'us-east-1'}: traffic between regions costs")
     if bad:
@@ -273,7 +269,6 @@ def _roles(aws: Aws, name: str, facts: Facts) -> Finding:
             return Finding("bad", f"{function} is {state}: {why}; {service.REMAKE}")
     if (facts.parameters or {}).get("RoleArn"):
         return Finding("ok", f"{len(functions)} functions, all with the role that was given")
-    # The larger worker shares the worker's role by design.
     own = [role for function, role in roles.items() if function != outputs.get(LARGER)]
     if len(set(own)) != len(own):
         return Finding(

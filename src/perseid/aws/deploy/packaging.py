@@ -140,7 +140,6 @@ def _files(name: str, wheels: Path | None, model: Path | None) -> dict[str, Path
     if name == "worker":
         found |= _of_model(model)
     elif name == "control":
-        # Control functions name the workers' model in manifests without containing it.
         found[f"{_MODELS}/{DEFAULT_IDENTITY}"] = _identity(model)
         found |= _signature(_source(model))
         calibration = _source(model).with_name(_source(model).name + BESIDE)
@@ -240,7 +239,6 @@ def _write(
     digest = hashlib.sha256(f"{name} bytecode={compiled}".encode())
     for inside, source in sorted(files.items()):
         data = _content(source)
-        # The length separates entries unambiguously.
         digest.update(f"\0{inside}\0{len(data)}\0".encode() + data)
     path = folder / f"{name}-{digest.hexdigest()[:20]}.zip"
     if not path.is_file():
@@ -251,7 +249,6 @@ def _write(
             fresh.replace(path)
         finally:
             fresh.unlink(missing_ok=True)
-    # Zips of earlier contents would otherwise pile up, at tens of megabytes each.
     for old in set(folder.glob(f"{name}-*.zip")) - {path}:
         old.unlink(missing_ok=True)
     with zipfile.ZipFile(path) as archive:
@@ -287,7 +284,6 @@ def _add(archive: zipfile.ZipFile, inside: str, data: bytes, compression: int) -
     info = zipfile.ZipInfo(inside, _EPOCH)
     # Lambda runs functions as another user, who must be able to read the files.
     info.external_attr = 0o100644 << 16
-    # 3 means Unix: only then are the permission bits of the entry used.
     info.create_system = 3
     archive.writestr(info, data, zipfile.ZIP_DEFLATED, compression)
 

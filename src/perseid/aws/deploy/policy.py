@@ -226,7 +226,6 @@ def rendezvous_deployer(
 
 def _role_rules(role: str, boundary: str) -> Iterable[_Rule]:
     ours = role or _ROLES.resources
-    # Roles may only be handed to the services of a stack, not to anything else in the account.
     passing = ("StringEquals", "iam:PassedToService", _SERVICES)
     yield _Rule("HandRolesToServices", "iam:PassRole", ours, passing)
     if role:

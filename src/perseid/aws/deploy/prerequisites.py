@@ -112,7 +112,6 @@ def check_image(options: Options, previous: Mapping[str, str]) -> None:
     A function cannot change its form, and CloudFormation cannot create a second one of the same
     name.
     """
-    # None leaves the form as it is, and a new stack may have either.
     if options.worker_image is None or not previous:
         return
     if bool(options.worker_image) != bool(previous.get("WorkerImage")):

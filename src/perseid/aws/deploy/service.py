@@ -142,7 +142,6 @@ def drain(aws: Aws, outputs: Mapping[str, str], tell: Callable[[str], None]) -> 
         tell("stopping the rendezvous first")
         _want(aws, here, 0)
         deadline = time.monotonic() + START_SECONDS
-        # A pending task counts, too: it would get an address while the network is being deleted.
         while int(found["runningCount"]) + int(found.get("pendingCount", 0)):
             if time.monotonic() > deadline:
                 tell(f"its task has not ended within {START_SECONDS:g} s")

@@ -259,7 +259,6 @@ def parameters(
     _check_retry_memory(kept)
     ours |= {} if "RetryMemory" in kept else {"RetryMemory": str(_retry_memory(kept))}
     names = sorted(kept.keys() - ours.keys())
-    # The stack itself remembers what was chosen: a later deployment may run on another machine.
     return {**kept, **ours, "Chosen": ",".join(names), **options.extra}
 
 
@@ -331,7 +330,6 @@ def _buckets(options: Options, bucket: str, previous: Mapping[str, str]) -> dict
 
     write = options.write_buckets
     if write is None:
-        # The bucket of the packages is added again below, unless it is limited to a prefix.
         write = tuple(place for place in known("WriteObjects") if place != bucket)
     narrow = any(place.startswith(f"{bucket}/") for place in write)
     writes = list(dict.fromkeys([*(() if narrow else (bucket,)), *write]))
@@ -361,7 +359,6 @@ def _start() -> str:
         resources.files("perseid.aws.deploy").joinpath("container.py").read_text(encoding="utf-8")
     )
     tree = ast.parse(source)
-    # The module's docstring.
     del tree.body[0]
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):

@@ -59,7 +59,6 @@ def drop_symbols(library: bytes) -> bytes:
     The loader reads only program headers (ELF-64, https://refspecs.linuxfoundation.org/elf).
     Anything but a 64-bit little-endian ELF file is returned unchanged.
     """
-    # The magic number, 64 bits, little-endian.
     if library[:6] != b"\x7fELF\x02\x01":
         return library
     data = bytearray(library)

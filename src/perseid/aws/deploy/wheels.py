@@ -101,7 +101,6 @@ def fetch(
         This Python has no pip.
     """
     cache = cache or default_cache() / "wheels"
-    # Everything that the wheels depend on is part of the cache folder's name.
     said = "\n".join([python, architecture, *requirements])
     folder = cache / hashlib.sha256(said.encode()).hexdigest()[:24]
     if folder.is_dir():
@@ -114,7 +113,6 @@ def fetch(
         raise StorageError(
             f"{cache} cannot be made: {error.strerror}; set XDG_CACHE_HOME"
         ) from None
-    # On the same file system as the cache, since a rename cannot cross file systems.
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         fresh = Path(temporary) / "wheels"
         _pip(requirements, architecture, python, fresh)
@@ -156,8 +154,6 @@ def _pip(requirements: Sequence[str], architecture: str, python: str, folder: Pa
         "--quiet",
         "--disable-pip-version-check",
     ]
-    # No dependencies: the list is complete. No source packages: they would be built for this
-    # machine.
     command += ["--no-input", "--no-deps", "--no-compile", "--only-binary=:all:"]
     command += ["--target", str(folder), "--implementation", "cp"]
     command += ["--python-version", python]

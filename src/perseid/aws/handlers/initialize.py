@@ -244,7 +244,6 @@ def _limit() -> int | None:
     import boto3  # the Lambda runtime has it
     from botocore.config import Config
 
-    # Short limits: without an answer the run still works, and this function's time is limited.
     soon = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 3})
     try:
         limits = boto3.client("lambda", config=soon).get_account_settings()["AccountLimit"]
@@ -274,7 +273,6 @@ def _that_may_join(request: RunRequest, limit: int | None) -> RunRequest:
     # for them.
     if ranks <= limit:
         return request
-    # With "auto" the user leaves the choice to us; any other transport was asked for explicitly.
     if request.transport == "auto":
         return RunRequest.parse({**request.given(), "transport": STORE})
     raise BadInputError(

@@ -66,7 +66,6 @@ def processor() -> dict[str, object]:
     """Model, instructions and number of the processors, as the system reports them."""
     text = _text("/proc/cpuinfo")
     lines = [line.partition(":") for line in text.splitlines()]
-    # Reversed, so that the first processor's values win.
     values = {name.strip(): value.strip() for name, _, value in reversed(lines)}
     flags = set((values.get("flags") or values.get("Features") or "").split())
     return {
@@ -131,7 +130,6 @@ def _timed(comm: Communicator, size: int) -> dict[str, object]:
 
     values, seconds = np.ones(size), []
     for _ in range(REPEATS):
-        # All ranks start together; otherwise a late rank's delay would count as the sum's time.
         comm.barrier()
         began = time.perf_counter()
         total = comm.allreduce(values)

@@ -60,7 +60,6 @@ def with_endpoint(request: RunRequest, wait: Wait, client: Any) -> tuple[RunRequ
     name = os.environ.get("ADDRESS_PARAMETER")
     if request.transport == "store" or request.rendezvous_endpoint or name is None:
         return request, wait
-    # With "auto" a rendezvous that runs is used, but none is started: it would cost time and money.
     may_do_without = request.transport == "auto"
     if not name and not may_do_without:
         raise BadInputError(

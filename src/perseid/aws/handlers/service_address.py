@@ -24,9 +24,9 @@ class ServiceAddress:
     """The running task of the service, if there is one."""
 
     address: str | None = None
-    """Public IPv4 address; None if no task runs."""
+    """Public IPv4 address; empty if no task runs."""
     task: str | None = None
-    """ARN of the task; None if no task runs."""
+    """ARN of the task."""
     started: str | None = None
     """When the task started, in ISO 8601, UTC."""
 
@@ -114,7 +114,6 @@ def look(names: ServiceNames, client: Any) -> ServiceAddress:
         part = arns[start : start + 100]
         found = ecs.describe_tasks(cluster=names.cluster, tasks=part)["tasks"]
         tasks += [Task.of(entry) for entry in found]
-    # During a deployment an old and a new task run at once; the old one is about to end.
     for task in newest_first(tasks):
         address = _address(task, client("ec2"))
         if address is not None:
@@ -158,7 +157,6 @@ def recorded(names: ServiceNames, client: Any) -> Sequence[str]:
 
 
 def _started(entry: Mapping[str, object]) -> str:
-    # A task that has not started yet has only a time of creation.
     when = entry.get("startedAt") or entry.get("createdAt") or datetime.fromtimestamp(0, UTC)
     return when.astimezone(UTC).isoformat() if isinstance(when, datetime) else str(when)
 

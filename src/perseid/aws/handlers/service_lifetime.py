@@ -61,7 +61,6 @@ def stop_if_idle(
 ) -> str:
     """Request that no task runs if no execution is running and no rank is registered."""
     place = look(names, client)
-    # The ranks of a run may not have registered yet with a task that is young.
     if place.address is None or _age(place) < idle_seconds:
         return "nothing to stop"
     if _others(client, machine, ""):
@@ -95,7 +94,6 @@ def _age(place: ServiceAddress) -> float:
 def _in_use(address: str) -> bool:
     """Whether any rank is registered there; a server that does not answer counts as unused."""
     try:
-        # The server's own metrics say how many ranks are registered.
         url = f"http://{address}:{HTTP_PORT}/metrics"
         with urllib.request.urlopen(url, timeout=HTTP_SECONDS) as answer:
             text = answer.read(1 << 16).decode("utf-8", "replace")

@@ -59,7 +59,6 @@ def handler(event: Event, context: Any) -> Answer:
     try:
         done = _work(item, attempt)
     except Exception as error:
-        # Shortened, because a message may quote a whole answer of a server.
         said = {"error": type(error).__name__, "message": str(error)[:2000]}
         log.write("failed", **who, **said, seconds=round(time.monotonic() - began, 3))
         # Summarize cannot read logs, so an object of the run is the only way to tell it what went
@@ -81,8 +80,7 @@ def _probe(task: Event, context: Any) -> Answer:
 
 
 def _work(item: WorkItem, attempt: int) -> int:
-    if item.options.script is not None:
-        # The script's process does not inherit the search path that Lambda's bootstrap has set.
+    if item.options.script is not None:  # Lambda's bootstrap finds its modules by means of its own
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     cold, runtime, seconds = not _runtime.cache_info().currsize, None, 0.0
     if item.options.script is None and item.partitions:

@@ -21,7 +21,7 @@ GROUP = "/aws/lambda/"
 FOLLOW_SECONDS = 2.0
 """Seconds between two reads of a log that is followed."""
 QUIET_LOOKS = 2
-"""Number of reads without a new line after the run's end, after which no more is expected."""
+"""Seconds after the run's end for which further lines are waited for."""
 LATE_SECONDS = 60.0
 """Seconds by which events may become visible after they happened."""
 
@@ -80,7 +80,6 @@ class Tail:
         for line in event.text.splitlines():
             for traced in stream.add(LogEvent(event.stream, event.time, line)):
                 yield from self._fresh(event.stream, traced)
-                # The invocation has ended; the next one of this stream begins without lines.
                 self._said[event.stream] = 0
         open_one = Traced(Invocation(""), event.stream, tuple(stream.lines), tuple(stream.marks))
         yield from self._fresh(event.stream, open_one)

@@ -39,7 +39,6 @@ class ExecutionState:
     @property
     def seconds(self) -> float:
         """Seconds since it began, or until it ended."""
-        # Never negative, even if this machine's clock is behind AWS's.
         until = max(self.started, time.time()) if self.stopped is None else self.stopped
         return until - self.started
 

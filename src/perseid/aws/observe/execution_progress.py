@@ -151,7 +151,6 @@ class Watcher:
     def _read_records(self) -> None:
         names = [n for n in self._store.names() if n.removesuffix(".json").isdecimal()]
         fresh = [name for name in names if name not in self._records]
-        # Requests of the store are not made by boto3, so they are counted here.
         self._calls.add("s3.ListObjectsV2", len(names) // KEYS_A_PAGE + 1)
         self._calls.add("s3.GetObject", len(fresh))
         with ThreadPoolExecutor(READERS) as pool:
@@ -165,7 +164,6 @@ class Watcher:
             record = StoredRecord.of(parse_json(data), name)
         except (NotFoundError, StorageError, RunError, ValueError, TypeError):
             return None
-        # A run that was replaced may have left records at this prefix, or still be writing them.
         if record.run_id != self._run_id:
             return None
         rank = int(name.removesuffix(".json"))

@@ -84,7 +84,6 @@ def _records(calls: Calls, store: Storage, manifest: Manifest, last: Execution) 
     """The records of all ranks: from a single object if the run was published, otherwise one object
     per rank."""
     published = last.status == "SUCCEEDED"
-    # An incomplete run has been published, too, before its execution failed.
     published |= current_name(last.error or "") == "RunIncompleteError"
     if published and manifest.script is None:  # a script may have overwritten its record there
         calls.add("s3.GetObject")
@@ -126,7 +125,6 @@ def attempts_of(workers: Iterable[Traced], memory_mb: int, records: Records) -> 
 def _by_record(attempt: Attempt, record: StoredRecord | None) -> Attempt:
     if attempt.ending is not Ending.NO_RESULT or record is None:
         return attempt
-    # The record is that of another attempt and says nothing about this one.
     if record.attempt != attempt.attempt:
         return attempt
     seconds = record.stages.get("total", 0.0)
@@ -179,7 +177,6 @@ def _around(
 def _window(executions: Sequence[Execution]) -> tuple[float, float | None]:
     ends = [execution.ended for execution in executions]
     last = None if None in ends else max(end for end in ends if end is not None)
-    # A second earlier, since log times and the execution's start come from different clocks.
     return min(execution.started for execution in executions) - 1.0, last
 
 
@@ -286,7 +283,6 @@ def most_at_once(attempts: Iterable[Attempt]) -> int:
     moments = [(a.started, 1) for a in attempts]
     moments += [(a.started + (a.duration_ms + (a.init_ms or 0)) / 1e3, -1) for a in attempts]
     now = most = 0
-    # At equal times ends (-1) sort before starts (+1), so successive attempts do not overlap.
     for _, step in sorted(moments):
         now += step
         most = max(most, now)
@@ -327,7 +323,6 @@ def _engine(
         **vars(usage),
         "refused_calls": refused,
         "summarize_tmp_mb": SUMMARIZE_TMP_MB,
-        # Above 0 the archive is incomplete, and `collected_before` does not use it.
         "unreported": sum(traced.invocation.report is None for traced in workers),
         "api_calls": dict(sorted(calls.counts.items())),
     }

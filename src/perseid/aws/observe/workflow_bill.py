@@ -16,7 +16,7 @@ from perseid.pipeline.attempts import Attempt, Ending
 EXPRESS_GB = 0.0625
 """Memory that an EXPRESS execution with a few small states is billed for: 64 MB, in GB."""
 EXPRESS_STEP_MS = 100.0
-"""Step in milliseconds to which the duration of an EXPRESS execution is rounded up
+"""Step in seconds to which the duration of an EXPRESS execution is rounded up
 (https://aws.amazon.com/step-functions/pricing/)."""
 NOT_AGAIN = frozenset(
     {
@@ -94,7 +94,6 @@ class WorkflowUsage:
         states, requests, seconds = sum(execution.transitions for execution in executions), 0, 0.0
         begun = [execution.started for execution in executions]
         for place, entry in enumerate(counts):
-            # Each attempt belongs to the last execution that had begun before it.
             own = [a for a in attempts if max(1, bisect(begun, a.started)) - 1 == place]
             if entry.children == "EXPRESS":
                 requests += entry.items.get("total", 0)
@@ -118,7 +117,6 @@ def child_states(attempts: Sequence[Attempt]) -> int:
     for one in attempts:
         last[one.rank] = max(one.attempt, last.get(one.rank, 0))
     larger = sum(a.ending is Ending.OUT_OF_MEMORY and a.attempt < last[a.rank] for a in failed)
-    # A failure that is not retried passes one further state, any other one three.
     return len(attempts) + 3 * (len(failed) - once) + once + larger
 
 

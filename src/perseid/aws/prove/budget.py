@@ -46,7 +46,7 @@ class Budget:
             raise BadInputError(f"the cap is {cap:g} USD: give one above 0, at most {CAP_USD:g}")
         self.cap = cap
         self.spent = 0.0
-        """Upper bound of what has been spent so far, in USD."""
+        """Cap in USD."""
 
     @property
     def left(self) -> float:

@@ -57,10 +57,7 @@ def ask(calls: Calls, function: str, task: Mapping[str, str | int]) -> ProbeAnsw
     began = time.monotonic()
     with aws_errors():
         answer = calls.aws.client_that_asks_once("lambda").invoke(
-            # The tail of the log contains the REPORT line, so no log group has to be read.
-            FunctionName=function,
-            Payload=json.dumps({PROBE: task}).encode(),
-            LogType="Tail",
+            FunctionName=function, Payload=json.dumps({PROBE: task}).encode(), LogType="Tail"
         )
     said = Fields(json.loads(answer["Payload"].read() or b"null"))
     seconds = time.monotonic() - began
@@ -129,7 +126,6 @@ def gang(
     for fields in said:
         found = fields.inner("paths")
         paths.update({name: found.count(name) or 0 for name in found.names()})
-    # Each pair's path is reported by both of its ends.
     ends = world * (world - 1)
     direct = paths["direct"] / ends if ends else 0.0
     sums = [fields.rows("allreduce") for fields in said]

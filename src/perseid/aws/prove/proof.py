@@ -118,7 +118,6 @@ def anonymous(text: str, names: Iterable[str] = ()) -> str:
     """
     for pattern, word in _PRIVATE:
         text = pattern.sub(word, text)
-    # Longest first, so that no name is cut into pieces by a shorter one that it contains.
     for name in sorted(filter(None, names), key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "NAME", text)
     return text

@@ -92,7 +92,6 @@ def prove(
     try:
         prover.measure()
     finally:
-        # Also after Ctrl-C or an error: nothing may stay that costs money.
         prover.remove()
     return prover.proof()
 
@@ -126,7 +125,6 @@ class _Prover:
     def _deploy(self, architecture: str) -> None:
         options = self._options(architecture)
         began = time.monotonic()
-        # Before deploying: a deployment that fails halfway must be removed, too.
         self.begun.append(options.name)
         try:
             done = deploy(
@@ -182,7 +180,6 @@ class _Prover:
         for world in self.settings.gangs:
             self._gang(f"gang-{world}", world, endpoint)
         if endpoint is not None and self.settings.endpoint is None:
-            # As soon as it is not needed any more, since a task costs money by the second.
             service.stop(self.aws, self.settings.options.name)
 
     def _rendezvous(self) -> str | None:
@@ -213,7 +210,7 @@ class _Prover:
         place, price = self.places.get("x86_64"), self.settings.price("x86_64")
         why = ""
         if place is None or endpoint is None:
-            why = "there is no rendezvous"
+            why = "there is no rendezvous to meet at"
         elif self.concurrency is not None and self.concurrency < world:
             why = f"the account may run {self.concurrency} functions at once"
         if why or place is None or endpoint is None:
@@ -291,7 +288,6 @@ class _Prover:
             line = Line(name, "failed", str(error))
         else:
             line = Line(name, "measured", found.sentence, values=found.values)
-        # A step that failed may have cost anything up to its bound.
         usd = self.budget.take(most, None if found is None else found.usd)
         self._take(replace(line, seconds=time.monotonic() - began, usd=usd))
 

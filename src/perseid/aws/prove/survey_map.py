@@ -73,7 +73,6 @@ def run_map(
     """
     executions = Executions(calls, place)
     bucket = f"s3://{place.bucket}"
-    # Without retries, which could cost more than was planned.
     request = {"data": f"{bucket}/{DATA}", "results": f"{bucket}/{RUN}", "retries": 0}
     started = executions.start(RunRequest.parse(request))
 

@@ -82,7 +82,6 @@ class Folder:
         """The weight (width, patch pixels), and the constant (1 + tokens, width) that is added."""
         proj = self.linear("patch_embed.proj")
         offset = self.array("pos_embed")[0].copy()
-        # The class token has no patch: its row of the product is zero, and this is all of it.
         offset[0] += self.array("cls_token")[0, 0]
         offset[1:] += proj.bias
         return proj.weight.reshape(len(proj.weight), -1), offset

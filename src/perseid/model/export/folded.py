@@ -133,7 +133,6 @@ class FoldedGraph:
         stem: Affine | None = f.linear(f"{name}.0")
         for number, place in enumerate(inception_positions(c)):
             x = self._inception_block(x, f"{name}.{place}", stem, wide=number < 4)
-            # The first block has absorbed the stem, which is linear and commutes with the pooling.
             stem = None
             if number % 2 == 1:
                 x = g.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])

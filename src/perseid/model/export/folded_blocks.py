@@ -52,7 +52,6 @@ class Blocks:
         if pcm:
             branch, bias = self._branch(x, name, left, masked=first == 0)
             attended = g.op("Add", attended, branch)
-            # Both biases become one addition, as they do not depend on the input.
             constant += bias
         attended = g.op("Add", attended, g.constant(constant, f"{name}.constant"))
         inner, _ = f.mlp(f"{name}.mlp", f"{name}.norm2")

@@ -19,7 +19,7 @@ MICROSOFT = "com.microsoft"
 
 
 Range = tuple[float, float]
-"""Smallest and largest value that a quantized input takes."""
+"""Smallest and largest integer of a quantized input."""
 
 
 class GraphBuilder:
@@ -51,7 +51,6 @@ class GraphBuilder:
 
     def output(self, value: str, name: str, shape: Sequence[int]) -> None:
         """Make `value` a float32 output `name` (n, *shape)."""
-        # An output needs a name of its own, even if the value is used elsewhere, too.
         self._nodes.append(self._onnx.helper.make_node("Identity", [value], [name], name=name))
         self._outputs.append(self._value(name, shape))
 
@@ -122,7 +121,6 @@ class GraphBuilder:
     ) -> str:
         """The same product with 8-bit inputs over the range `span` (zero is exact), weights in 8
         bits with a scale per column, and 32-bit sums."""
-        # The range includes zero, so that padding stays exact.
         low, high = min(span[0], 0.0), max(span[1], 0.0)
         scale = max(high - low, 1e-12) / 255
         zero = self._tensor(np.uint8(round(-low / scale)), f"{name}.zero")
@@ -152,7 +150,6 @@ class GraphBuilder:
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
         model.producer_name = "perseid"
         helper.set_model_props(model, metadata)
-        # A mistake of the builder shows here and not in a worker.
         self._onnx.checker.check_model(model)
         return model
 

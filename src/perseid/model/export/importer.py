@@ -67,7 +67,6 @@ def import_checkpoint(file: str | Path, config: AstroMAEConfig = PUBLISHED) -> I
 
 def _unwrapped(root: Any, file: str | Path) -> Any:
     """The module or mapping of tensors inside the object that a training script saved."""
-    # Training scripts wrap a model a few levels deep at most.
     for _ in range(3):
         if isinstance(root, Placeholder) and isinstance(root.state, Mapping):
             if "_modules" in root.state:
@@ -91,7 +90,6 @@ def _kind(value: Any) -> str:
 
 def _modules(root: Placeholder, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Every module of the tree by its dotted name; the root's name is empty."""
-    # A limit, because a hostile pickle may nest modules without end.
     if depth > 32:
         raise BadModelError("modules are nested more than 32 deep: no network of this kind")
     yield prefix, root

@@ -66,7 +66,6 @@ def _session_with(model: Any, inputs: dict[int, str]) -> Any:
     import onnx
     import onnxruntime
 
-    # A value that enters several products is given out only once.
     for value in set(inputs.values()):
         model.graph.output.append(onnx.ValueInfoProto(name=value))
     options = onnxruntime.SessionOptions()

@@ -58,7 +58,6 @@ class ResidualImages:
             raise BadModelError(
                 f"the model {url} has no reconstruction whose residual can be shown"
             )
-        # Without the other outputs, onnxruntime does not compute what only they need.
         del model.graph.output[:]
         model.graph.output.append(onnx.ValueInfoProto(name=name))
         options = onnxruntime.SessionOptions()

@@ -101,7 +101,6 @@ def _matrix(name: str, raw: Raw, rows: int, width: int) -> NDArray[Any]:
             f"the model gave {name!r} as {given.shape}; its signature says {width} "
             f"number{'s' if width > 1 else ''} for each of {rows} rows"
         )
-    # Numbers and booleans; text or objects would fail later, without saying which output it was.
     if given.dtype.kind not in "fiub":
         raise BadModelError(f"the model gave {name!r} as {given.dtype}, which is not a number")
     return given.reshape(rows, width)
@@ -135,7 +134,6 @@ def _columns(
 def _softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     values = logits.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        # The maximum is subtracted so that the exponentials cannot overflow.
         e = np.exp(values - values.max(axis=1, keepdims=True))
     return _shares(e)
 
@@ -179,7 +177,6 @@ def _between(level: float, x: NDArray[np.float64], y: NDArray[np.float64]) -> ND
     """y where x reaches `level` in each row, by linear interpolation; NaN if the row contains a
     NaN."""
     last = x.shape[1] - 1
-    # Levels outside of the given ones get the value of the nearest end.
     after = np.clip((x < level).sum(axis=1), 1, max(last, 1))
     if last == 0:
         return y[:, 0].astype(np.float64)
@@ -188,6 +185,5 @@ def _between(level: float, x: NDArray[np.float64], y: NDArray[np.float64]) -> ND
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.clip(np.where(x1 > x0, (level - x0) / (x1 - x0), 0.0), 0.0, 1.0)
         found: NDArray[np.float64] = y0 + share * (y1 - y0)
-    # Comparisons with NaN are False, so such a row would get a finite but meaningless value.
     bad = ~(np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1))
     return np.where(bad, np.nan, found)

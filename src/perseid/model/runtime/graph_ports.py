@@ -152,7 +152,6 @@ def _stated(
         outputs.append(signature.features_name)
         _check_width(graph, name, signature.features_name, signature.features())
     first = graph.inputs[0].shape[:1] if graph.inputs else ()
-    # A batch size that is fixed in the graph cannot be changed.
     batch = first[0] if first and isinstance(first[0], int) else micro_batch
     ports = Ports(
         signature.image.name if signature.bands else "",
@@ -206,7 +205,6 @@ def _column(graph: Graph, name: str, column: ColumnInput, signature: ModelSignat
             f"{name} takes {value}, but its signature says {column.width} numbers: correct "
             "`width` there"
         )
-    # Magnitudes come one per band, any other column has one number per row.
     usual = signature.bands if column.column == MAGNITUDE else 1
     width = fixed or column.width or usual
     if not width:

@@ -208,7 +208,6 @@ class ModelRuntime:
     ) -> tuple[NDArray[np.float32] | None, None, dict[str, NDArray[Any]]]:
         """Arguments of `predict` that work for every model of this signature: numbers between 0 and
         1, always the same."""
-        # A fixed seed: checks of a model must not pass or fail by chance.
         random = np.random.default_rng(0)
         shape = (rows, *self.signature.shape)
         images = random.random(shape, np.float32) if self.signature.bands else None
@@ -320,7 +319,6 @@ def _reason(error: Exception) -> str:
 def _same(files: ModelFiles, versions: Versions, digest: str = "") -> None:
     """Raise `BadModelError` unless the files are unchanged, or still have this content."""
     try:
-        # The digest is computed only if the cheap comparison of sizes and times fails.
         same = files.versions() == versions or (digest != "" and files.digest() == digest)
     except OSError:
         same = False

@@ -30,7 +30,6 @@ def usable_threads(
     memory = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
     if memory.isdecimal():
         limits.append(int(memory) / LAMBDA_MB_PER_CPU)
-    # The tightest limit counts. At least one thread, even if a quota allows less than half a CPU.
     return max(1, round(min(limits)))
 
 
@@ -98,7 +97,6 @@ def _listed(cpuinfo: Path) -> bool:
     except OSError:
         return False
     flags = [line.partition(":")[2].split() for line in lines if line.startswith("flags")]
-    # Every core: on mixed processors some may lack the instruction.
     return bool(flags) and all(VNNI_FLAGS & set(core) for core in flags)
 
 

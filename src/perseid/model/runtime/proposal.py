@@ -144,7 +144,6 @@ def _image(graph: Graph, name: str) -> tuple[ImageInput, tuple[int, int, int]]:
             "export the model so, or write the signature by hand"
         )
     first, second, third = (int(str(side)) for side in sides)
-    # There are fewer bands than pixels along a side, so the shortest axis is that of the bands.
     last = third < min(first, second)
     shape = (third, first, second) if last else (first, second, third)
     layout = CHANNELS_LAST if last else CHANNELS_FIRST
@@ -169,7 +168,6 @@ def _column(value: GraphValue, name: str, bands: int) -> ColumnInput:
 
 def _answers(session: Any, graph: Graph, name: str) -> Mapping[str, NDArray[Any]]:
     """The model's outputs for a few rows of noise."""
-    # A fixed seed, so that the same model always gets the same proposal.
     random, feed = np.random.default_rng(0), {}
     for value in graph.inputs:
         shape = [side if isinstance(side, int) else ROWS for side in value.shape]
@@ -191,7 +189,6 @@ def _output(value: GraphValue, answer: NDArray[Any]) -> tuple[ModelOutput, bool]
     if width == 1:
         if lower in _REDSHIFT or "redshift" in lower:
             return ModelOutput(value.name, "redshift"), True
-        # A single number may mean anything: the user has to say what it is.
         return ModelOutput(value.name, "value"), False
     rows = answer.reshape(len(answer), -1).astype(np.float64)
     shares = bool((rows >= 0).all() and np.allclose(rows.sum(axis=1), 1.0, atol=1e-3))

@@ -155,7 +155,6 @@ class PythonRuntime:
         spec = self.identity.uri
         try:
             found = self._model.predict(images, columns)
-        # Passed on as it is: it says nothing against the model, and may not occur elsewhere.
         except MemoryError:
             raise
         except Exception as error:
@@ -200,7 +199,6 @@ def _imported(source: PythonSource, folder: str) -> ModuleType:
     now = source.digest(), str(source.path)
     if _loaded.get(source.module, now) != now:
         _forget(source.module)
-    # Import caches the contents of folders and would miss a file that was just written.
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(source.module)
@@ -208,7 +206,6 @@ def _imported(source: PythonSource, folder: str) -> ModuleType:
         raise BadModelError(
             f"the model {source.spec} cannot be imported: {type(error).__name__}: {error}"
         ) from error
-    # A module of the same name may already be imported from elsewhere.
     if Path(str(module.__file__)).resolve() != source.path.resolve():
         raise BadModelError(
             f"the model {source.spec} was found in {source.path}, but the module that this process "

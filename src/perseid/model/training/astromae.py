@@ -171,11 +171,8 @@ class MaskedAutoencoder(nn.Module):
         """Patches to show (n, kept) as int64, and a float mask (n, tokens) that is 1 for hidden
         patches."""
         tokens = self.model.config.tokens
-        # At least one patch is shown and at least one hidden, whatever the ratio.
         kept = min(max(round(tokens * (1 - ratio)), 1), tokens - 1)
         drawn = torch.device("cpu") if generator is None else generator.device
-        # Drawn where the generator is, so that a CPU generator gives the same masks on every
-        # device.
         order = torch.rand(n, tokens, generator=generator, device=drawn).argsort(dim=1).to(device)
         keep = order[:, :kept]
         return keep, torch.ones(n, tokens, device=device).scatter(1, keep, 0.0)
@@ -231,7 +228,6 @@ class MaskedAutoencoder(nn.Module):
         ]
         spread = torch.cat(parts).abs().transpose(0, 1).flatten(1).median(dim=1).values * 1.4826
         scale = cast(Tensor, self.decoder.residual_scale)
-        # The floor avoids division by zero in a band without any residual.
         scale.copy_(spread.clamp_min(1e-3))
         return scale
 

@@ -144,14 +144,12 @@ def _numbers(ids: NDArray[Any] | None, first: int, rows: int) -> NDArray[np.int6
         digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in values]
         values = np.frombuffer(b"".join(digests), "<i8")
     elif values.dtype.kind == "u":
-        # The same bits: ids only have to be distinct here, not ordered.
         values = values.view(np.int64)
     return np.where(np.ma.getmaskarray(ids), places, values)
 
 
 def _finite(part: Cutouts) -> NDArray[np.int64]:
     good = np.isfinite(part.needed_magnitudes()).all(axis=1)
-    # In slices, because the result for all pixels at once may take as much memory as a partition.
     for start in range(0, len(part), 1024):
         pixels = part.images[start : start + 1024]
         good[start : start + 1024] &= np.isfinite(pixels).all(axis=(1, 2, 3))

@@ -151,7 +151,6 @@ def fitting_batch(config: AstroMAEConfig, rows: int, device: torch.device) -> in
             "--batch, or --device cpu"
         )
     wanted = min(most, left / row, max(least, rows / STEPS_AN_EPOCH))
-    # Rounded down to a power of two.
     return 1 << (int(wanted).bit_length() - 1)
 
 

@@ -94,7 +94,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(bands, width, patch, stride=patch)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (n, bands, size, size) to (n, tokens, width)."""
+        """Apply the layer to (n, tokens, width); the shape stays the same."""
         return cast(Tensor, self.proj(image).flatten(2).transpose(1, 2))
 
 
@@ -141,13 +141,11 @@ class InceptionModel(nn.Module):
     def __init__(self, config: AstroMAEConfig) -> None:
         super().__init__()
         self.conv2d_init = nn.Conv2d(config.bands, config.inception_stem, 1)
-        # The stem appears under two names, because the published checkpoints contain it twice.
         layers: list[nn.Module] = [self.conv2d_init, nn.AvgPool2d(2)]
         channels = config.inception_stem
         for number, out in enumerate(config.inception):
             wide = number < 4
             layers.append(InceptionBlock(channels, out, wide=wide))
-            # One times `out` for each branch that is used.
             channels = 4 * out if wide else 3 * out
             if number % 2 == 1:
                 layers.append(nn.AvgPool2d(2))

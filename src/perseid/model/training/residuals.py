@@ -49,8 +49,6 @@ def residual_statistics(residual: Tensor, patch: int) -> Tensor:
     band = square.mean(dim=(2, 3))
     grid = size // patch
     patches = square.reshape(n, bands, grid, patch, grid, patch).mean(dim=(1, 3, 5))
-    # The mean of `size` pixels has 1/sqrt(size) of a pixel's noise, so this is in units of the
-    # noise.
     lines = [residual.mean(dim=axis).abs().amax(dim=(1, 2)) * size**0.5 for axis in (3, 2)]
     third = (residual.clamp(-THIRD_CLIP, THIRD_CLIP) ** 3).mean(dim=(1, 2, 3))
     logs = [

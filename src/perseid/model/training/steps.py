@@ -63,7 +63,6 @@ class WhitenedLinear(nn.Module):
         super().__init__()
         covariance = np.cov(inputs.double().numpy().T, ddof=0)
         values, vectors = np.linalg.eigh(covariance.reshape(inputs.shape[1], inputs.shape[1]))
-        # The floor keeps directions without any variance from being scaled to infinity.
         root = vectors / np.sqrt(np.maximum(values, 1e-6 * max(float(values[-1]), 1e-12)))
         self.weight = nn.Parameter(layer.weight.detach().clone())
         self.bias = nn.Parameter(layer.bias.detach().clone())
@@ -93,7 +92,7 @@ class WhitenedLinear(nn.Module):
 
 
 class RunningMean:
-    """Exponential running mean of a model's tensors, with a shorter memory over the first steps."""
+    """Exponential running mean of a model's tensors; over the first steps it is a plain mean."""
 
     def __init__(self, decay: float, tensors: dict[str, Tensor]) -> None:
         self.decay = decay

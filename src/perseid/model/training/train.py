@@ -109,7 +109,6 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     rank = dist.get_rank() if parallel else 0
-    # Ranks on one machine may share the folder, so each has its own file.
     scratch = folder / (f"{SCRATCH}-{rank}" if rank else SCRATCH)
     try:
         data = gather(partitions, scratch, rows=rows)
@@ -157,7 +156,6 @@ def _trained(
     first = ranks is None or ranks.rank == 0
     if ranks is not None:
         ranks.check_same(json.dumps(same, sort_keys=True), "the options or the survey")
-    # Only rank 0 reads it and passes it on, so that all ranks continue from the same state.
     state = load_checkpoint(folder) if resume and first else None
     if ranks is not None:
         state = ranks.from_first(state)
@@ -230,7 +228,6 @@ def _fingerprint(data: TrainingSet) -> str:
     digest = hashlib.sha256()
     for array in (data.magnitudes, data.redshift, data.label, data.split):
         digest.update(np.ascontiguousarray(array).tobytes())
-    # A sample of the images is enough to notice another survey; all of them may be many gigabytes.
     digest.update(np.ascontiguousarray(data.images[::97]).tobytes())
     return digest.hexdigest()[:16]
 
@@ -238,5 +235,4 @@ def _fingerprint(data: TrainingSet) -> str:
 def _write_json(path: Path, value: Any) -> None:
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(json.dumps(value, indent=1) + "\n")
-    # Renamed when complete, so that a crash leaves no half-written file.
     fresh.replace(path)

@@ -48,7 +48,7 @@ so unturned and mirrored images are enough, while the trained image branch sees 
 orientations."""
 EVALUATION_BATCH = 256
 GPU_REPORT_SECONDS = 0.5
-"""Seconds between two reads of the loss on a GPU, since each read waits for all steps before it."""
+"""Steps between two reads of the loss on a GPU, since each read waits for all steps before it."""
 
 
 @dataclass
@@ -177,7 +177,6 @@ class Trainer:
     def _epochs(self) -> int:
         if self._phase == "redshift":
             return self.options.epochs
-        # Pre-training trains only image layers: nothing to do if there is no decoder or no image.
         useless = self.model.decoder is None or self.options.magnitudes_only
         return 0 if useless else self.options.pretrain_epochs
 
@@ -196,7 +195,6 @@ class Trainer:
                 groups.append({"params": image_parameters(self.model), "peak": peak})
                 if not o.frozen:
                     groups.append({"params": encoder_parameters(self.model), "peak": 0.1 * peak})
-        # On a GPU one fused kernel updates all parameters, which saves a launch for each.
         fused = True if self.device.type == "cuda" else None
         self.optimizer = torch.optim.AdamW(
             groups, lr=o.lr, weight_decay=o.weight_decay, fused=fused
@@ -214,7 +212,6 @@ class Trainer:
             self.model.load_state_dict(self.best)
         if self._phase == "pretrain" and self.model.decoder is not None and self._epochs():
             self.model.eval()
-            # A sample is enough for a median.
             rows = self.data.rows(TRAIN, supervised=False)[:4096]
             MaskedAutoencoder(self.model).measure_residual_scale(self.rows.images(rows, 0))
 
@@ -243,7 +240,6 @@ class Trainer:
                 p.loss_sum = losses.value
                 save(self)
                 saved = time.monotonic()
-        # Each rank has summed only the losses of its share.
         p.loss_sum = losses.value if self.ranks is None else self.ranks.mean(losses.value)
         self._close_epoch(steps, time.monotonic() - begun, report)
 
@@ -280,7 +276,6 @@ class Trainer:
         loss = self._objective(rows, random)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        # A single bad batch must not destroy the weights.
         nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
         self.optimizer.step()
         self.mean.update(self._tensors)
@@ -310,7 +305,6 @@ class Trainer:
     def _validate(self) -> float:
         """Compute the error on the validation rows with the mean weights, and keep the best
         weights."""
-        # The mean weights replace the trained ones only during validation.
         trained = {name: t.clone() for name, t in self.model.state_dict().items()}
         self.model.load_state_dict(self.mean.mean)
         self.model.eval()
@@ -327,7 +321,6 @@ class Trainer:
 
     def _masked_error(self, rows: NDArray[np.int64]) -> float:
         total = 0.0
-        # The same masks in every epoch, so that epochs can be compared.
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for start in range(0, len(rows), EVALUATION_BATCH):
@@ -343,7 +336,6 @@ class Trainer:
         return self.data.rows(TRAIN, supervised=self._phase == "redshift")
 
     def _generator(self, epoch: int, stream: int) -> np.random.Generator:
-        # Derived from the position in the training, so that a resumed one draws the same numbers.
         return np.random.default_rng([self.options.seed, self.progress.phase, epoch, stream])
 
     def _train_mode(self) -> None:
