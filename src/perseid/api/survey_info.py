@@ -192,7 +192,7 @@ def _use(
         count = one.width or (signature.bands if one.column == MAGNITUDE else 1)
         named = files.options.names.get(one.column, (one.column,))[0].lower()
         source = sources.get(one.column, there.get(named, ""))
-        takes = f"{count} number{'' if count == 1 else 's'} a row"
+        takes = f"{count} number{'' if count == 1 else 's'} per row"
         used.append(InputUse(one.name, takes, source))
     every = [spec.source for spec in look.described]
     problem = unfit(signature, again.columns, fit, every, look.bands)
