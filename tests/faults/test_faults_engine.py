@@ -106,7 +106,7 @@ def test_a_hung_rank_is_ended_at_its_time_out(lab, fault):
     result = lab.run({0: {1: fault}}, timeout=1.5)
     assert time.monotonic() - began < 20
     assert whole(lab, result)
-    first = next(a for a in result.mapped.attempts if a.rank == 0)
+    first = next(a for a in result.mapped.attempts if (a.rank, a.attempt) == (0, 1))
     assert first.ending is Ending.TIMED_OUT
     assert first.message == "it was not done within 1.5 s"
     assert 1500 <= first.duration_ms < 6000

@@ -66,6 +66,19 @@ def test_interleaved_streams_in_any_order() -> None:
     assert trace(random.Random(1).sample(order, len(order)))[0].invocation.report is not None
 
 
+def test_a_late_line_of_the_invocation_before_changes_nothing() -> None:
+    """Its rank is not the next one's, and its run has no second attempt."""
+    former, later = invocation("c1", 3, run="other"), invocation("c2", 0)
+    late = next(line for line in former if '"done"' in line)
+    former.remove(late)
+    for place in (1, 2, 3):  # behind START, behind the next one's own first line, and at its end
+        lines = [*former, *later[:place], late, *later[place:]]
+        first, second = trace(events(c=lines))
+        assert (first.count("rank"), second.count("rank")) == (3, 0)
+        assert [t.invocation.request_id for t in (first, second) if t.is_of("R")] == ["c2"]
+        assert [t.invocation.request_id for t in (first, second) if t.is_of("other")] == ["c1"]
+
+
 def test_several_lines_in_one_event_and_restore() -> None:
     text = "\n".join(invocation("s1", 5, report="Restore Duration: 300.00 ms\t"))
     (found,) = trace([LogEvent("s", 1.0, text)])

@@ -107,10 +107,25 @@ class Stream:
             found[0] if found else Invocation(request),
             self.name,
             tuple(self.lines),
-            tuple(self.marks),
+            _own(self.marks, request),
         )
         self.lines, self.request, self.marks = [], None, []
         return traced
+
+
+def _own(marks: list[Fields], request: str) -> tuple[Fields, ...]:
+    """Leave out what the environment said about its previous invocation after this one's START.
+
+    A platform may deliver an output's last line late; its rank and run are not this invocation's.
+    """
+    start = next((mark for mark in marks if mark.text("request") == request), None)
+    if start is None or "rank" not in start:
+        return tuple(marks)
+    about = start.text("run"), start.count("rank")
+    return tuple(
+        mark for mark in marks
+        if "rank" not in mark or (mark.text("run"), mark.count("rank")) == about
+    )  # fmt: skip
 
 
 def trace(events: Iterable[LogEvent]) -> list[Traced]:
