@@ -126,6 +126,26 @@ def test_comm_run_tells_which_rank_failed_and_leaves_nothing_running(tmp_path):
     assert "PeerLostError" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("ranks", "says"),
+    [
+        (0, "at least 1 rank is needed, not 0"),
+        (1_000_000, "1,000,000 ranks are too many for one machine"),
+        (60, "of 60 could not be started (Too many open files)"),
+    ],
+)
+def test_ranks_that_cannot_be_started_are_a_sentence(tmp_path, ranks, says):
+    program = script(tmp_path, "import time\ntime.sleep(100)\n")
+    words = [sys.executable, "-m", "perseid", "comm", "run", "-n", str(ranks), str(program)]
+    result = subprocess.run(
+        ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *words],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_comm_run_ends_a_program_that_hangs(tmp_path):
     program = script(tmp_path, "import time\ntime.sleep(100)\n")
     began = time.monotonic()

@@ -207,6 +207,19 @@ def test_pages_that_are_objects_are_read(server: SmallS3, store: Storage) -> Non
     assert list(store.list("empty")) == []
 
 
+@pytest.mark.parametrize(("start", "end"), [(0, 1), (1, 4)])
+def test_other_bytes_than_those_asked_for_are_never_data(
+    server: SmallS3, store: Storage, start: int, end: int
+) -> None:
+    span = {"Content-Range": f"bytes {start}-{end}/100", "ETag": '"5f3c"'}
+    span["Last-Modified"] = "Sun, 01 Nov 2026 00:00:00 GMT"
+    server.answer = lambda asked: Answer(206, b"x" * (end - start + 1), span)
+    with pytest.raises(
+        StorageError, match=r"not an S3 server \(asked for the bytes 0\.\.4, it sent"
+    ):
+        store.view("k", 0, 4)
+
+
 def line(key: str) -> str:
     return (
         f"<Contents><Key>{key}</Key><Size>1</Size><ETag>{'0' * 32}</ETag>"

@@ -113,7 +113,7 @@ def _run(args: argparse.Namespace) -> int:
     step = SlurmStep.of(os.environ) if args.ranks is None else None
     if step is not None:
         return _run_step(step, command, args.timeout, variables, tag=bool(args.tag_output))
-    ranks = args.ranks or os.cpu_count() or 1
+    ranks = (os.cpu_count() or 1) if args.ranks is None else args.ranks
     tag = args.tag_output is not False
     return run_ranks(command, ranks, args.timeout, variables, encrypt=args.encrypt, tag=tag)
 

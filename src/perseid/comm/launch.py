@@ -21,6 +21,8 @@ from perseid.rendezvous import Config, EmbeddedServer, job_key
 GRACE_SECONDS = 5.0
 """Seconds that ranks get to end by themselves: after one has failed, and after SIGTERM."""
 POLL_SECONDS = 0.02
+MOST_RANKS = 4096
+"""Most ranks on one machine: a mistyped number shall not fill its process table."""
 """Seconds between two checks whether ranks have ended."""
 
 
@@ -70,13 +72,16 @@ def run_local(
     need_linux("A program of several ranks")
     if ranks < 1:
         raise BadInputError(f"at least 1 rank is needed, not {ranks}")
+    if ranks > MOST_RANKS:
+        raise BadInputError(
+            f"{ranks:,} ranks are too many for one machine: at most {MOST_RANKS:,} are started"
+        )
     if timeout is not None and not timeout > 0:
         raise BadInputError(f"the time limit must be above 0 s, not {timeout:g} s")
     secret = secrets.token_bytes(32)
     # Without the second port, ranks do not test for NATs, of which there are none on one machine.
     config = Config(host="127.0.0.1", port=0, http_port=None, tcpunch=False, secret=secret)
     processes: list[subprocess.Popen[bytes]] = []
-    bind = bound_to_parent()
     with EmbeddedServer(config) as server:
         variables = {
             **os.environ,
@@ -89,16 +94,7 @@ def run_local(
         try:
             for rank in range(ranks):
                 variables["PERSEID_RANK"] = variables["RANK"] = str(rank)
-                processes.append(
-                    subprocess.Popen(
-                        [sys.executable, *command],
-                        env=dict(variables),
-                        # The ranks end with this process, even if it is killed.
-                        preexec_fn=bind,
-                        stdout=subprocess.PIPE if output else None,
-                        stderr=subprocess.PIPE if output else None,
-                    )
-                )
+                processes.append(_start(command, variables, ranks, piped=output is not None))
             with _shown(processes, output):
                 try:
                     _wait(processes, timeout, stopped)
@@ -107,6 +103,26 @@ def run_local(
         finally:
             _end(processes)
     return {rank: process.returncode for rank, process in enumerate(processes)}
+
+
+def _start(
+    command: Sequence[str], variables: Mapping[str, str], ranks: int, *, piped: bool
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            [sys.executable, *command],
+            env=dict(variables),
+            # The ranks end with this process, even if it is killed.
+            preexec_fn=bound_to_parent(),
+            stdout=subprocess.PIPE if piped else None,
+            stderr=subprocess.PIPE if piped else None,
+        )
+    except OSError as error:
+        raise BadInputError(
+            f"rank {variables['RANK']} of {ranks:,} could not be started ({error.strerror}), so "
+            "the others were ended: ask for fewer ranks with -n, or raise the limits of this shell "
+            "(ulimit -n, ulimit -u)"
+        ) from error
 
 
 def _job_variables(rendezvous: str, ranks: int, secret: bytes) -> dict[str, str]:

@@ -251,6 +251,8 @@ def _s3_reason(error: BaseException, where: str, region: str) -> StorageError:
         return StorageError(f"{where}: the server cannot be reached: {network}")
     if found := next((part for part in _FOREIGN if part in answer.report), None):
         return not_s3(where, found)
+    if bytes_ := re.search(r"Requested (\d+\.\.\d+), got (\d+\.\.\d+)", answer.report):
+        return not_s3(where, f"asked for the bytes {bytes_[1]}, it sent {bytes_[2]}")
     return StorageError(f"{where}: {_plainly(error)}")
 
 

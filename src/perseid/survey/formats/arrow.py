@@ -187,7 +187,10 @@ def _is_binary(kind: Any) -> bool:
     """Whether values are bytes, which is what pandas writes for NumPy's text of bytes."""
     types = pyarrow_module().types
     return bool(
-        types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_fixed_size_binary(kind)
+        or types.is_binary_view(kind)
     )
 
 
@@ -238,6 +241,8 @@ def _leaf(column: Any, place: str) -> NDArray[Any]:
         column = column.dictionary_decode()
     if _is_binary(column.type):
         column = _decoded(column, place)
+    if pa.types.is_string_view(column.type):  # pyarrow computes little on these
+        column = column.cast(pa.large_string())
     if numpy_type(column.type, place) == TEXT:
         _check_texts(column, place)
         values = np.array([text or "" for text in column.to_pylist()], TEXT)
