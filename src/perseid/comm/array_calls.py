@@ -166,6 +166,8 @@ class ArrayCalls:
         # in size, each rank's number is its own, so 0 is sent instead.
         count = 0 if counts else array.size
         call = self._group.call(FrameKind.GATHER, root, 0, code, count)
+        # Small parts travel up a tree in bundles; large ones, or parts of different sizes,
+        # directly.
         if counts or len(data) >= gather.LARGE_BYTES:
             gather.straight(call, data, parts, root)
             return
@@ -228,6 +230,7 @@ class ArrayCalls:
             into = arrays.like(into, array)
         call = self._group.call(FrameKind.REDUCE, root, op.code, code, array.size)
         mine = op.operand(np.ascontiguousarray(array))
+        # Ranks other than the root reduce in memory of their own: their ``into`` must not change.
         place = np.empty_like(mine) if into is None or self.rank != root else into
         algorithm = reduce.tree if op.tree else reduce.strict
         result = algorithm(ArrayPort(call, op, place), mine, root)

@@ -82,6 +82,7 @@ def operations(library: Library) -> dict[str, tuple[Callable[[], None], float]]:
     million, into_million = np.ones(1_000_000), np.empty(1_000_000)
     block = np.zeros(MEBIBYTE, np.uint8)
     whole = np.zeros(MEBIBYTE * library.size, np.uint8) if root else None
+    # Large messages get a smaller share of the iterations, since each takes longer.
     table: dict[str, tuple[Callable[[], None], float]] = {
         "barrier": (library.barrier, 1.0),
         "allreduce 1 double": (lambda: library.allreduce(one, into_one), 1.0),

@@ -106,6 +106,7 @@ class SocketConnection:
         # Blocking with a time limit in the kernel: one system call per message, where a
         # non-blocking socket needs a poll as well.
         sock.setblocking(True)
+        # The option takes a struct timeval: two native longs, seconds and microseconds.
         seconds, fraction = divmod(poll_seconds, 1)
         timeval = struct.pack("@ll", int(seconds), int(fraction * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)

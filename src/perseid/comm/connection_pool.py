@@ -206,6 +206,7 @@ class ConnectionPool:
             self._disagreed(min(transports), transports[min(transports)])
         fresh = [rank for rank in transports if self.channels[rank] is None]
         if fresh:
+            # Best effort: a link that is not ready yet is adopted at the next check.
             with contextlib.suppress(RendezvousError):
                 for link in self.client.connect(fresh, CONNECT_SLICE).values():
                     self._adopt_link(link)
@@ -307,6 +308,7 @@ class ConnectionPool:
             if channel is not None:
                 channel.close()
         if self.client is not None:
+            # Without a goodbye, the rendezvous tells all others that this rank is lost.
             self.client.close(goodbye=in_peace)
 
     def close_in_child(self) -> None:

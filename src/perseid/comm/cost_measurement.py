@@ -192,6 +192,7 @@ def main(arguments: list[str]) -> None:
     """Run one rank: measure, and on rank 0 write the times to a file."""
     transport, out, iterations = arguments
     with Communicator.from_environment(transport=transport) as comm:
+        # The barriers keep a fast pair from leaving, or starting, while others still connect.
         comm.barrier()
         seconds = both(comm, int(iterations))
         comm.barrier()

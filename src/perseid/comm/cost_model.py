@@ -157,20 +157,25 @@ class _Shape:
 
 
 def _tree(n: int, m: float) -> _Shape:
+    # A binomial tree: the whole message passes one edge per level.
     depth = ceil(log2(n))
     return _Shape(depth, depth * m, n - 1, (n - 1) * m)
 
 
 def _gather(n: int, m: float) -> _Shape:
+    # A tree of bundles: the last edges carry most parts, and each part passes half the levels on
+    # average.
     return _Shape(ceil(log2(n)), (n - 1) * m, n - 1, m * n * ceil(log2(n)) / 2)
 
 
 def _rounds(n: int, m: float) -> _Shape:
+    # Every rank sends the whole message in each round.
     depth = ceil(log2(n))
     return _Shape(depth, depth * m, n * depth, n * depth * m)
 
 
 def _allgather(n: int, m: float) -> _Shape:
+    # Bruck: the bundles double in each round, until each rank has received all other parts.
     return _Shape(ceil(log2(n)), (n - 1) * m, n * ceil(log2(n)), n * (n - 1) * m)
 
 
@@ -178,11 +183,13 @@ def _allreduce(n: int, m: float) -> _Shape:
     # The size from which on `collectives.allreduce` divides the work among the ranks.
     if m < 64 * 1024:
         return _rounds(n, m)
+    # Reduce-scatter, then allgather: each moves all but one of n parts.
     part = 2 * m * (n - 1) / n
     return _Shape(2 * ceil(log2(n)), part, 2 * n * ceil(log2(n)), n * part)
 
 
 def _pairwise(n: int, m: float) -> _Shape:
+    # One round with each of the other ranks.
     return _Shape(n - 1, (n - 1) * m, n * (n - 1), n * (n - 1) * m)
 
 
@@ -191,6 +198,7 @@ def _single(_n: int, m: float) -> _Shape:
 
 
 def _barrier(n: int, _m: float) -> _Shape:
+    # Empty messages up a tree and down again.
     return _Shape(2 * ceil(log2(n)), 0, 2 * (n - 1), 0)
 
 

@@ -69,6 +69,8 @@ class Failure:
 
     def check(self) -> None:
         """Raise the error that ended the communicator, if there is one."""
+        # Without the lock, which would cost time in every call: once set, an error is never
+        # removed.
         if self.error is None:
             return
         self._tell_untold()
@@ -227,6 +229,7 @@ class Failure:
         with self._news:
             if self.error is None:
                 self.error, self._by_notice = error, by_notice
+            # `_ended` may be waiting for this news.
             self._news.notify_all()
         self._interrupt_all()
 
@@ -241,6 +244,7 @@ class Failure:
         body = abort.to_bytes(error, self._rank)
         if own and self._client is not None:
             self._client.report_failure(body)
+        # The communicator id is 0 for all: a failure ends every communicator of the job.
         signature = Signature(FrameKind.ABORT, 0, self._generation).pack()
         frame = header(signature, 0, 0, len(body)) + body
         for channel in self._channels:

@@ -74,6 +74,7 @@ class FrameKind(enum.IntEnum):
 
 
 _KINDS = {kind.value for kind in FrameKind}
+# The place of a name is its code on the wire: new names may only be appended.
 _NAMES = (
     "object", "bytes", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
     "uint64", "float16", "float32", "float64", "complex64", "complex128",
@@ -82,6 +83,7 @@ OBJECT = 0
 BYTES = 1
 CODES = {np.dtype(name): code for code, name in enumerate(_NAMES) if code > BYTES}
 """Number of each NumPy type in a signature."""
+# As above: the place is the code on the wire.
 _REDUCTIONS = ("", "sum", "prod", "max", "min", "and", "or", "minloc", "maxloc")
 CUSTOM = 255
 """Number of every reduction by a user-defined function."""
@@ -267,6 +269,7 @@ class Receiver:
     def put_back(self, data: memoryview) -> None:
         """Append bytes that were read into other memory to the staging buffer."""
         left = bytes(self.view[self.start : self.end])
+        # The bytes were read into a large array, so there may be more than the buffer can hold.
         if len(left) + len(data) > len(self.buffer):
             self.buffer = bytearray(len(left) + len(data))
             self.view = memoryview(self.buffer)
@@ -284,6 +287,7 @@ class Receiver:
             Number of bytes of the payload that ``into`` holds already; the staging buffer must
             then be empty.
         """
+        # The payload was read together with its header, directly into its place.
         if have:
             self._body, self._filled = into, have
         elif self._body is None:

@@ -69,6 +69,7 @@ class Group:
         # of a small collective.
         engine = self.engine
         engine.begun += 1
+        # Four bytes in the signature, so the number wraps around.
         self._sequence = sequence = (self._sequence + 1) & 0xFFFFFFFF
         signature = SIGNATURE.pack(
             b"Pc", kind, reduction, dtype, 1, 0, self.comm, engine.generation, sequence, root, count

@@ -56,6 +56,7 @@ class JoinRequest:
     def __post_init__(self) -> None:
         arguments.text("job", self.job)
         arguments.text("prefix", self.prefix)
+        # Converted, not only checked: NumPy integers are common here, and frames need plain ones.
         for name in ("rank", "world_size", "generation"):
             object.__setattr__(self, name, arguments.whole(name, getattr(self, name)))
         for name in ("deadline", "timeout"):
@@ -143,6 +144,7 @@ class JoinRequest:
         try:
             if self.wait:
                 client.wait_complete(max(0.0, end - time.monotonic()))
+        # A rank that gives up must not stay registered: the others would wait for it.
         except PerseidError:
             client.close()
             raise

@@ -178,6 +178,7 @@ class SelfLane:
 
     def send(self, signature: bytes, step: int, blob: Blob) -> Send:
         """Send a copy of the message, so that its sender may reuse the memory at once."""
+        # A bytearray, since the receiver may write into the arrays that it gets.
         body = memoryview(bytearray(blob.flat()))
         self.queue.accept(Frame(signature, step, blob.parts, body), None)
         for want in self.posted:
@@ -290,6 +291,7 @@ class PeerLane:
     def end(self, error: ChannelEndedError) -> bool:
         """Note that the peer has left or is lost; raises the error if an operation needs it."""
         self.channel.ended = True
+        # A peer may leave when nothing is needed from it; a broken connection is always a failure.
         if self.needed or error.cause is not None:
             raise error
         return False
@@ -316,6 +318,7 @@ class PeerLane:
         receiver = self.channel.receiver
         assert receiver.signature is not None
         frame = Frame(receiver.signature, receiver.step, receiver.parts, memoryview(b""))
+        # Control frames belong to no receive.
         if frame.signature[2] >= FrameKind.ABORT:
             return None
         for want in self.posted:

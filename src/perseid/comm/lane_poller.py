@@ -144,6 +144,7 @@ class LanePoller:
             if not lane.outgoing:
                 self._blocked.discard(fd)
                 self._poll.modify(fd, select.EPOLLIN)
+        # Errors and hang-ups, too: reading finds out what happened.
         if event & ~select.EPOLLOUT:
             finished = lane.read() or finished
             if lane.queue.control_frames:

@@ -98,7 +98,7 @@ def run_local(
             with _shown(processes, output):
                 try:
                     _wait(processes, timeout, stopped)
-                finally:
+                finally:  # before leaving the context, which waits for the end of their streams
                     _end(processes)
         finally:
             _end(processes)

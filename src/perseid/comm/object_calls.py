@@ -102,6 +102,7 @@ class ObjectCalls(ArrayCalls):
         blobs = gather.blobs(self._group.call(FrameKind.GATHER, root), mine, root)
         if blobs is None:
             return None
+        # The own object is returned as it is, without pickling and unpickling.
         return [
             value if rank == root else loads(blob.parts, blob.flat())
             for rank, blob in enumerate(blobs)
@@ -125,6 +126,8 @@ class ObjectCalls(ArrayCalls):
     def scatter(self, values: Sequence[Any] | None = None, root: int = 0) -> Any:
         """Give each rank one of the root's objects: ``comm.scatter(list(range(comm.size)))``."""
         root = self._root(root)
+        # All objects are pickled before any is sent: one that cannot be pickled stops nothing
+        # halfway.
         mine = [dumps(value) for value in self._one_each(values)] if self.rank == root else None
         blob = scatter.blobs(self._group.call(FrameKind.SCATTER, root), mine, root)
         if mine is not None:
@@ -136,6 +139,7 @@ class ObjectCalls(ArrayCalls):
         """Combine all ranks' objects on the root; None on the others: ``comm.reduce(1.5, MAX)``."""
         op, root = as_op(op), self._root(root)
         call = self._group.call(FrameKind.REDUCE, root, op.code)
+        # Objects such as lists depend on the order, which a tree from another root would change.
         algorithm = reduce.by_rank if op.tree else reduce.strict
         return algorithm(ObjectPort(call, op), op.operand(value), root)
 

@@ -42,6 +42,7 @@ class Op:
     """Its number in a signature; all user-defined functions share one."""
 
     def __post_init__(self) -> None:
+        # Computed once, since every reduction asks for both; the class is frozen otherwise.
         object.__setattr__(self, "tree", self.commutative and self.associative)
         code = CUSTOM if self.name == "custom" else reduction_code(self.name)
         object.__setattr__(self, "code", code)
@@ -121,6 +122,7 @@ def _either(left: Any, right: Any) -> Any:
 def _maxloc(left: Any, right: Any) -> Any:
     if _is_nan(left[0]) or _is_nan(right[0]):
         return _nan_place(left, right)
+    # The place decides between equal values, so that the order of evaluation does not matter.
     if left[0] == right[0]:
         return left if left[1] <= right[1] else right
     return right if right[0] > left[0] else left

@@ -278,6 +278,7 @@ class _BlockedSender:
         """Wait until something moves; False if nothing did for a polling interval."""
         # Decrypted bytes inside a TLS session, which polling the socket does not show.
         hidden = [fd for fd, channel in self._channels.items() if channel.connection.pending]
+        # Short at first: a circle of senders should be broken soon.
         seconds = POLL_SECONDS if self._polls_all else DRAIN_AFTER
         events = self._poll.poll(0 if hidden else 1000 * seconds)
         events += [(fd, select.POLLIN) for fd in hidden]

@@ -212,11 +212,13 @@ class SharedProgress:
         try:
             while not done():
                 self._failure.check()
+                # What was moved may have completed an operation of another thread.
                 if self.move(self._engine.poll_seconds) and self._waiting:
                     self._changed.notify_all()
                 if watch.over:
                     self._look_around()
                     break
+        # However the loop ended: one of the waiting threads has to take over.
         finally:
             self._polling = False
             if self._waiting:
@@ -244,6 +246,7 @@ class SharedProgress:
     def poke(self) -> None:
         """Send and receive what is possible without waiting."""
         self._failure.check()
+        # The thread that polls does it anyway.
         if self._polling:
             return
         self._polling = True
@@ -311,6 +314,7 @@ class SharedProgress:
     def _help(self) -> None:
         """Main function of the helper thread: poll while operations need it."""
         pause = HELP_SECONDS
+        # A failure ends the helper; the next call of any thread raises it.
         with self._lock, contextlib.suppress(PerseidError):
             while not self._closed:
                 if not self._under_way():

@@ -117,6 +117,7 @@ class SharedWorld:
         if error is not None or self._finished:
             return
         self._finished = True
+        # Collectives first: they send messages, which are flushed afterwards.
         for group in self._groups:
             group.stop()
         with contextlib.suppress(PerseidError), self.turn():
@@ -126,6 +127,7 @@ class SharedWorld:
         """Complete what was begun, then leave; with an error, the others are told of it."""
         self.finish(error)
         self.progress.close()
+        # Closing is a call like any other, so this thread must be the owner.
         self.engine.owner = threading.get_ident()
         self._comm.close(error)
 
@@ -270,6 +272,7 @@ class SharedGroup:
             return found
 
     def _arrived(self, sources: Sequence[int], tag: int | None) -> Message | None:
+        # Never posted: only its rule for matching is used.
         wanted = ReceiveMessage((), self._signature, tag)
         for source in sources:
             for frame in self._progress.lane(self._ranks[source]).queue.frames:
@@ -315,6 +318,7 @@ class SharedGroup:
         try:
             with self._order, self.turn():
                 job.run(self._in_order)
+        # `turn` raises if the communicator has failed already.
         except PerseidError as error:
             job.error = error
         job.end()
@@ -324,6 +328,7 @@ class SharedGroup:
             self._run(job)
             with self._counting:
                 self._pending -= 1
+            # A thread may wait for this job, which no message completes.
             self._progress.tell()
 
     def stop(self) -> None:

@@ -48,6 +48,7 @@ class SlurmStep:
         """The step that these environment variables describe; None if ``srun`` did not set them."""
         try:
             job, step = variables["SLURM_JOB_ID"], variables["SLURM_STEP_ID"]
+            # A requeued job keeps its id: its ranks must not find the file of the earlier start.
             restarts = variables.get("SLURM_RESTART_COUNT", "0")
             return cls(
                 f"slurm-{job}.{step}-{restarts}",
@@ -117,6 +118,7 @@ def _write(path: Path, meeting: Sequence[str]) -> None:
 def _read(path: Path) -> tuple[str, str, str]:
     deadline = time.monotonic() + MEETING_SECONDS
     while time.monotonic() < deadline:
+        # On a network file system the file may appear before its content.
         with suppress(FileNotFoundError, ValueError):
             address, key, certificate = json.loads(path.read_text())
             return str(address), str(key), str(certificate)

@@ -99,6 +99,7 @@ class StoreChannel(FrameQueue):
 
     def send_control(self, frame: bytes) -> None:
         """Write a control frame as an object, like any other frame."""
+        # Padded, so that a listing shows the messages in their order.
         key = f"{self._to}/{self._written:08d}"
         self._store.put(key, frame)
         self._written += 1
@@ -123,6 +124,7 @@ class StoreChannel(FrameQueue):
         """Read the next message, polling until it is there or the polling interval is over."""
         end = time.monotonic() + self._poll_seconds
         while not self._fetch():
+            # Return in time to check for lost ranks, rather than sleep past the polling interval.
             if self._interrupted or time.monotonic() + self._wait > end:
                 return False
             time.sleep(self._wait)

@@ -257,6 +257,7 @@ def _ready(runs: Sequence[MeasuredRun]) -> list[float]:
     records = [record for run in runs for record in run.records]
     loads = [r.stages["init"] for r in records if r.cold and "init" in r.stages]
     inits = [r.init_ms / 1e3 for run in runs for r in run.reports if r.init_ms is not None]
+    # The two may overlap, and either may be missing: the longer one counts.
     return [max(_median_of(loads, 0.0), _median_of(inits, 0.0))] if loads or inits else []
 
 
@@ -286,6 +287,7 @@ def _row_bytes(runs: Sequence[MeasuredRun]) -> float:
     rows = 0
     for run in runs:
         if run.folder is not None and run.rows and run.is_complete:
+            # Only complete runs: otherwise the bytes would belong to more rows than were counted.
             stored += sum(ref.size for ref in run.folder.manifest.partitions)
             rows += run.rows
     return stored / rows if rows and stored else SDSS_ROW_BYTES

@@ -181,6 +181,7 @@ def _lambda_lines(usage: Usage, prices: Prices) -> list[CostLine]:
 def _workflow_lines(usage: Usage, prices: Prices) -> list[CostLine]:
     price, unit = prices.state_transition.usd, "state transitions"
     lines = [_line("Step Functions", usage.transitions - usage.refused, unit, price)]
+    # On a line of their own, since they are the price of too low a concurrency.
     if usage.refused:
         why = "calls that Lambda refused, and that were repeated"
         lines.append(_line("Step Functions, refused calls", usage.refused, unit, price, why))
@@ -216,6 +217,7 @@ def _traffic_lines(sent: float, prices: Prices) -> list[CostLine]:
 
 
 def _server_lines(task: Rendezvous | None, prices: Prices) -> list[CostLine]:
+    # Without a rendezvous the lines stay, with zeros: bills are compared line by line.
     task = task or Rendezvous(0.0)
     # Fargate bills at least a minute per task.
     billed = max(task.seconds, FARGATE_MINIMUM_SECONDS) if task.seconds > 0 else 0.0

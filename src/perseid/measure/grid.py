@@ -67,6 +67,7 @@ def grid(
         raise BadInputError("batch sizes, world sizes and repetitions are whole numbers from 1")
     cells = [
         GridCell(p, d, b, w, r)
+        # Outermost, so that all cells of a repetition run close together in time.
         for r in range(1, repeat + 1)
         for p in partitions
         for d in data

@@ -24,6 +24,7 @@ PERCENTILES = (50, 90, 99, 100)
 # Partition size, data size, anything between, repetition ("3" or "run 3").
 _PLACE = re.compile(r"result-partition-([^/]+)/([^/]+)/((?:[^/]+/)*?)(?:run )?([^/]+?)/?$")
 _SIZE = re.compile(r"^([0-9.]+)\s*(KB|MB|GB|TB)$", re.IGNORECASE)
+# In MB.
 _UNITS = {"KB": 1 / 1024, "MB": 1.0, "GB": 1024.0, "TB": 1024.0**2}
 _BATCH = re.compile(r"(?:^|/)(?:Batches/|batch-)(\d+)(?:/|$)")
 
@@ -208,6 +209,7 @@ class MeasuredRun:
         the map; ``c``: all bits / time of the whole execution.
         """
         found: dict[str, float] = {}
+        # A rank without rows has no model time.
         each = [part.bits / part.seconds for part in self.model if part.seconds]
         if each:
             found["a"] = sum(each) / 1e9
@@ -241,6 +243,7 @@ def size_label(size_bytes: float) -> str:
     Rounded to three figures (two below 10), so that a partition of 1,278 rows (24.995 MB) gets its
     nominal size.
     """
+    # From 1,000 MB on a size is shown in GB; 0.95 MB already rounds to 1 MB.
     for unit, size in (("GB", 1000 * MIB), ("MB", 0.95 * MIB), ("KB", 0.0)):
         if size_bytes >= size:
             value = size_bytes / MIB / _UNITS[unit]

@@ -140,6 +140,7 @@ def _override(price: Price, value: object, where: str) -> Price:
     changes = {"source": "given by the user"} | changes
     unknown = set(changes) - {field.name for field in fields(Price)}
     usd = as_number(changes.pop("usd", price.usd))
+    # One message for all mistakes: it says what a price must look like.
     if unknown or usd is None or usd < 0 or not all(isinstance(v, str) for v in changes.values()):
         raise BadInputError(f"{where} must be a number of USD per {price.unit}, not {value!r}")
     return replace(price, **cast(Any, {**changes, "usd": usd}))

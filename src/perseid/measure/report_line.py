@@ -30,6 +30,7 @@ _FIELDS = {
     "billed_restore_ms": re.compile(r"\bBilled Restore Duration" + _NUMBER + "ms"),
 }
 _REQUIRED = ("duration_ms", "billed_ms", "memory_mb", "max_memory_mb")
+# Newer runtimes also report inits that succeeded: only the others are billed separately.
 _FAILED_INIT = re.compile(
     r"\bINIT_REPORT\s+Init Duration:\s*([0-9]+(?:\.[0-9]+)?)\s*ms\b.*\bStatus:\s*(?!success)\w"
 )
@@ -107,6 +108,7 @@ def _failed_init_of_json(line: str) -> float:
         return 0.0
     try:
         record = Fields(json.loads(line[start:])).inner("record")
+    # A log may hold any text: what cannot be parsed is not an event.
     except (ValueError, RecursionError):
         return 0.0
     if (record.text("status") or "success") == "success":
@@ -139,6 +141,7 @@ def format_report(report: Report) -> str:
 def _chunks(text: str) -> Iterator[str]:
     """Cut a text into one piece per REPORT, which ends with its line or at the next REPORT."""
     for line in text.splitlines():
+        # Interleaved streams may have put several REPORTs into one line.
         bounds = [*(match.start() for match in _REQUEST.finditer(line)), len(line)]
         for start, end in pairwise(bounds):
             yield line[start:end]

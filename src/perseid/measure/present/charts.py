@@ -80,6 +80,7 @@ def _redshift_range(
     z_spec: NDArray[np.float64], z_pred: NDArray[np.float64]
 ) -> tuple[float, float]:
     """Range of both axes: all but the outermost 0.1 % of both redshifts, with a margin."""
+    # A few wrong redshifts must not compress all others into a corner.
     low, high = np.quantile(z_spec, (0.001, 0.999))
     low_pred, high_pred = np.quantile(z_pred, (0.001, 0.999))
     low, high = min(low, low_pred), max(high, high_pred)
@@ -134,6 +135,7 @@ def timeline(lanes: Sequence[Lane], width: float, kind: str = "") -> Markup:
     Few ranks get a labeled row each, with fetch and decode in its upper part; many get thin rows.
     """
     row = row_height(len(lanes))
+    # A run without any timeline still needs an axis.
     span = max((end for lane in lanes for _, _, end in lane.bars), default=1.0) or 1.0
     height = 28 + row * len(lanes) + 42
     plot = frame(width, height, (0.0, span), (len(lanes), 0.0))
@@ -146,6 +148,7 @@ def timeline(lanes: Sequence[Lane], width: float, kind: str = "") -> Markup:
     for stage in STAGES:
         boxes = _stage_boxes(plot, lanes, stage, row)
         plot.svg.boxes(boxes, f"stage-{stage}")
+        # In thin rows a pattern would only blur the color.
         if stage in HATCHES and row >= HATCHED_ROW:
             plot.svg.boxes(boxes, f"hatch-{stage}")
     lost = [(plot.x.start, plot.y(i), plot.x.end - plot.x.start, row) for i in _lost(lanes)]
@@ -162,6 +165,7 @@ def _lost(lanes: Sequence[Lane]) -> list[int]:
 
 def row_height(lanes: int) -> float:
     """Height of a rank's row, in pixels."""
+    # Few ranks get rows of 24 px; many share about 560 px, but a row never vanishes.
     return max(1.1, min(24.0, 560.0 / max(lanes, 1)))
 
 
@@ -172,6 +176,7 @@ def splits_rows(lanes: int) -> bool:
 
 def _rank_axis(plot: PlotArea, lanes: Sequence[Lane], row: float) -> None:
     """Label every rank if rows are high enough, otherwise round numbers only."""
+    # The height of a label.
     if row >= 13:
         shown = list(range(len(lanes)))
     else:
@@ -202,6 +207,7 @@ def _joined(plot: PlotArea, bars: Sequence[Bar], stage: str) -> list[tuple[float
     """Bars of a stage in pixels; bars less than half a pixel apart are joined."""
     spans: list[tuple[float, float]] = []
     for start, end in sorted((plot.x(a), plot.x(b)) for name, a, b in bars if name == stage):
+        # Thousands of bars that cannot be told apart would only make the page large.
         if spans and start - spans[-1][1] < 0.5:
             spans[-1] = (spans[-1][0], max(spans[-1][1], end))
         else:
@@ -226,8 +232,10 @@ def distribution(
     low, high = _room(min(values), max(values))
     bins = max(6, min(40, int(2 * math.sqrt(len(values))) + 4))
     counts, edges = np.histogram(values, bins, (low, high))
+    # Each mark has a line of text of its own above the bars, so that labels never overlap.
     top_room = 28 + 16 * len(marks)
     plot = frame(width, 220 + top_room, (low, high), (0, counts.max() * 1.05), top=top_room)
+    # No more ticks than objects: counts are whole numbers.
     steps = max(2, int(min(4, counts.max())))
     plot.grid(names[0], "", x_ticks=max(4, int(width / 110)), y_ticks=steps, y_label=_count)
     plot.svg.text(4, 14, names[1], "name")

@@ -137,6 +137,7 @@ def gallery_section(
     pictures = gallery(catalogue, folder.manifest.data_url, names, PICTURES, options)
     if not pictures:
         return absent(ident, title, "No object has an anomaly score.")
+    # All records name the same bands; ranks without rows name none.
     bands = next((record.bands for record in run.records if record.bands), ())
     lead = f"{_chosen(pictures, catalogue)} {_bands_shown(pictures, bands)}"
     lost = sum(picture.image is None for picture in pictures)

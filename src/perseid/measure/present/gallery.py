@@ -89,6 +89,7 @@ def _cutouts(
 ) -> dict[int, NDArray[np.float32]]:
     """Images by row of the catalogue; those of unreadable partitions are missing."""
     images: dict[int, NDArray[np.float32]] = {}
+    # Each partition is opened only once.
     for key in sorted({str(k) for k in catalogue.partition[chosen]}):
         wanted = [int(i) for i in chosen if catalogue.partition[i] == key]
         with suppress(PerseidError), open_partition(data, key, options=options) as reader:
@@ -164,11 +165,13 @@ def lupton(
     # The median absolute deviation, scaled to the standard deviation of normal noise: bright
     # sources barely change it.
     noise = 1.4826 * float(np.median(np.abs(mean - np.median(mean))))
+    # At least five times the noise, so that an empty cutout does not show its noise as bright.
     peak = max(float(np.quantile(mean, 0.995)), 5 * noise, 1e-9)
     # A galaxy that fills the cutout looks like noise, so the stretch is limited by the peak; a
     # blank cutout has no noise at all.
     stretch = (min(noise / NOISE_LEVEL, peak / 2) or peak / 2) / brightness
     softening = _softening(peak / stretch)
+    # Black is below the sky, so that faint outskirts stay visible.
     black = [level - noise for level in sky]
     with np.errstate(invalid="ignore", divide="ignore"):  # astropy divides by 0 at black pixels
         rgb = make_lupton_rgb(*planes, minimum=black, stretch=stretch, Q=softening)

@@ -29,7 +29,9 @@ HATCHES = {
 }
 """Pattern over the fill of a stage, as SVG tiles of 6 x 6 px; init and inference have none."""
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Colors of the series of a chart, in their order."""
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2", "1 4")
+"""Dashes of these series, which tell them apart without colors."""
 LIGHT = {
     "paper": "#f6f7fa", "card": "#ffffff", "ink": "#171b26", "soft": "#586074", "rule": "#e2e5ed",
     "accent": "#3d52c9", "accent-soft": "#e6e9fb", "good": "#11693f", "good-soft": "#dcf3e6",

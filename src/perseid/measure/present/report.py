@@ -107,6 +107,7 @@ def _began(folder: RunFolder) -> str:
 
 def _status(run: MeasuredRun, folder: RunFolder) -> StatusView:
     files, lost = len(folder.manifest.partitions), _lost_partitions(run, folder)
+    # Ranks may all be there although a partition could not be read.
     if run.is_complete and not lost:
         words = f"{plural(run.received, 'rank')} and {plural(files, 'partition')}, none missing"
         return StatusView(True, "Complete", words)

@@ -114,6 +114,7 @@ def _run_row(run: MeasuredRun, prices: Prices) -> Mapping[str, Cell]:
 def _partition_row(group: Sequence[MeasuredRun], prices: Prices) -> Mapping[str, Cell]:
     durations = [value for run in group for value in run.durations]
     wholes = [run.whole.seconds for run in group if run.whole is not None]
+    # The highest, not the median: it decides which memory a function needs.
     memory = max((run.max_memory_mb or 0.0 for run in group), default=0.0)
     requests = [len(run.reports) for run in group if run.reports]
     return {

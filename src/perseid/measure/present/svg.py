@@ -72,6 +72,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     eight."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fine = [m * 10.0**d for d in decades for m in (1, 2, 5)]
+    # The tolerance keeps ticks at the very ends in spite of rounding errors.
     fine = [value for value in fine if low * 0.999 <= value <= high * 1.001]
     coarse = [value for value in fine if abs(math.log10(value) % 1) < 1e-9]
     return fine if len(fine) <= 8 else coarse
@@ -117,6 +118,7 @@ class Svg:
 
     def boxes(self, boxes: Iterable[tuple[float, float, float, float]], kind: str) -> None:
         """Draw many rectangles (x, y, width, height) as one path."""
+        # Four figures are enough for pixels and keep pages small.
         path = "".join(f"M{x:.4g} {y:.4g}h{w:.3g}v{h:.3g}h-{w:.3g}z" for x, y, w, h in boxes)
         if path:
             self.add(f'<path class="{kind}" d="{path}"/>')

@@ -162,11 +162,13 @@ def _figure(
     groups: dict[str, dict[float, list[tuple[float, bool]]]] = {}
     for run in runs:
         at, value = axis.value(run), measure.value(run)
+        # 0 means unknown here, and has no place on a logarithmic axis.
         if at and value is not None:
             points = groups.setdefault(run.partition or "?", {})
             points.setdefault(at, []).append((value, run.is_complete is not False))
     if all(len(points) < 2 for points in groups.values()):
         return []
+    # By size, not by name: 100MB comes after 25MB.
     series = tuple(_series(label, points) for label, points in sorted(groups.items(), key=_size))
     repeated = any(len(values) > 1 for points in groups.values() for values in points.values())
     chart = LineChart(series, axis.words, measure.unit, axis.log)

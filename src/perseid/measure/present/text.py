@@ -103,6 +103,7 @@ def significant(value: float, digits: int = 4) -> str:
     """
     if value == 0:
         return "0"
+    # Decimal places that give this number of significant figures.
     places = digits - 1 - math.floor(math.log10(abs(value)))
     if places > 8:
         return f"{value:.{digits - 1}e}"
@@ -171,6 +172,7 @@ def _text(table: TextTable, width: int | None) -> str:
     lines = [one_line(table.title), ""] if table.title else []
     for number, block in enumerate(_blocks(sets, named, width)):
         lines += [""] * (number > 0) + _block_lines(block)
+    # Said in a footnote, so that nobody takes a missing column for a missing feature.
     left_out = [column.head for column in table.columns if column not in columns]
     notes = [*table.footnotes]
     if left_out and table.footnotes:
@@ -192,6 +194,7 @@ def _wrapped_column(table: TextTable, column: TableColumn, width: int | None) ->
     widest = min(NOTE, width or NOTE)
     cells = [one_line(row[column.key].text) for row in table.rows]
     longest = max([*map(len, cells), *map(len, column.head.split()), HEAD])
+    # Hyphens stay: a break inside a path or a date would make it hard to copy.
     body = [tuple(wrap(cell, widest, break_on_hyphens=False)) or ("",) for cell in cells]
     head = tuple(wrap(column.head, min(longest, widest))) or ("",)
     return _Set((head, *body), column.numeric)
@@ -254,6 +257,7 @@ def _csv(table: TextTable) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([csv_cell(column.head) for column in table.columns])
     for row in table.rows:
+        # Unrounded, and columns without a value stay: programs expect the same columns each time.
         values = [row[column.key].value for column in table.columns]
         writer.writerow([csv_cell(v) if isinstance(v, str) else v for v in values])
     return out.getvalue()

@@ -67,6 +67,7 @@ def _lanes(run: MeasuredRun) -> list[Lane]:
             tuple((stage, start - zero, end - zero) for stage, start, end in known.get(rank, ())),
             lost=rank not in known,
         )
+        # Ranks without a record get an empty lane, so that they are seen.
         for rank in range(run.expected or 0)
     ]
 
@@ -99,6 +100,7 @@ def _stage_table(run: MeasuredRun) -> Iterable[Heading | DataTable]:
     rows = []
     for stage in [*order, *({"total"} & named)]:
         values = percentiles([stages.get(stage, 0.0) for stages in records])
+        # A stage that took no time in any rank is not worth a row.
         if values[-1] > 0:
             rows.append((TableEntry(stage), *(TableEntry(seconds(value).text) for value in values)))
     if not rows:
@@ -113,6 +115,7 @@ def cost_section(run: MeasuredRun, prices: Prices, *, on_aws: bool) -> Section:
     cost = bill(run, prices)
     if cost is None:
         return absent("cost", "Cost", "No REPORT line says what was configured and billed.")
+    # Bars are relative to the most expensive line.
     top = max(line.usd for line in cost.lines) or 1.0
     rows = tuple(
         (

@@ -50,6 +50,7 @@ class CatalogueColumns:
 
     def most_anomalous(self, count: int) -> NDArray[np.int64]:
         """Indices of the `count` most anomalous objects, by anomaly rank."""
+        # Rows without a score have rank 0 and must not come first.
         ranked = np.flatnonzero(self.rank > 0)
         return np.asarray(ranked[np.argsort(self.rank[ranked], kind="stable")][:count], np.int64)
 
@@ -110,4 +111,5 @@ def _masked(table: Any, name: str) -> NDArray[np.int64]:
 def _whole(table: Any, name: str) -> NDArray[np.int64]:
     if name not in table.column_names:
         return np.zeros(len(table), np.int64)
+    # Integers have no NaN.
     return np.asarray(table[name].fill_null(0).to_numpy(zero_copy_only=False), np.int64)

@@ -62,6 +62,7 @@ def document(text: str, source: str) -> Document:
         values = json_values(text)
     except ValueError as error:
         return Document(source, text, None, str(error))
+    # YAML only after JSON: every JSON text is YAML, too, but takes far longer to parse that way.
     if values is None:
         values = yaml_values(text, source)
     return Document(source, text, None if values is None else tuple(values))
@@ -74,6 +75,7 @@ def json_values(text: str) -> list[object] | None:
     """
     if not text.lstrip().startswith(("{", "[", '"')):
         return None
+    # One value after another, since exports often hold one object per line.
     decoder, at, found = json.JSONDecoder(), 0, []
     try:
         while at < len(text):

@@ -64,6 +64,7 @@ def read_log_text(text: str, values: Sequence[object] | None, source: str) -> Lo
     source
         Name of the file, for errors.
     """
+    # JSON needs no guessing; all other forms are told by their first lines.
     if values is not None:
         return LogText(events=tuple(_of_values(values)))
     head = text.lstrip()[:_MAX_HEAD].split("\n")[:_HEAD_LINES]
@@ -72,6 +73,7 @@ def read_log_text(text: str, values: Sequence[object] | None, source: str) -> Lo
         return LogText(events=tuple(LogEvent(m[1] or "", _time(m[3]), m[2]) for m in found))
     if any(line.lstrip().startswith("|") and _is_head(line) for line in head):
         return LogText(events=tuple(_of_rows(_table_rows(text))))
+    # A CSV file for spreadsheets may begin with a line that names its separator.
     if _is_head(head[0]) or (head[0].lower().startswith("sep=") and _is_head("".join(head[1:2]))):
         return LogText(events=tuple(_of_rows(csv_rows(text, source))))
     if _TAIL.match(head[0]):
@@ -93,6 +95,8 @@ def yaml_values(text: str, source: str) -> list[object] | None:
     import yaml  # slow to import and rarely needed
 
     try:
+        # The C parser is many times faster, but not built into every PyYAML; both load plain data
+        # only.
         return [yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))]
     except yaml.YAMLError as error:
         raise BadInputError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
@@ -201,6 +205,8 @@ def _table_rows(text: str) -> Iterator[dict[str, str]]:
             cells = [cell.strip() for cell in inner.split("|")]
             names = cells if _is_head(line) else []
             continue
+        # Cells after the message are counted from the end, because the message may contain the
+        # separator.
         last = len(names) - 1 - next(i for i, name in enumerate(names) if name in _MESSAGE)
         yield dict(zip(names, _cells(inner, len(names), last), strict=False))
 

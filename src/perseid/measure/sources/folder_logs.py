@@ -37,6 +37,7 @@ class RunLogs:
 def read_logs(folder: RunFolder, notes: list[str]) -> RunLogs:
     """Read the logs in a run's folder; adds a note for each log that cannot be read."""
     wanted = sorted(key for key in folder.keys if key.startswith(layout.LOGS + "/"))
+    # In parallel: reading from a store is mostly waiting, and a run has a log per rank.
     with ThreadPoolExecutor(READERS) as pool:
         texts = list(pool.map(lambda key: _text(folder.store, key), wanted))
     notes += [text.reason for text in texts if text.reason]

@@ -76,10 +76,12 @@ def read_history(events: Iterable[object], arn: str = "") -> Execution:
     BadInputError
         The start of the execution is not among the events.
     """
+    # The command line can write the newest event first.
     ordered = sorted(map(HistoryEvent.of, events), key=lambda event: event.number)
     if not ordered or ordered[0].kind != "ExecutionStarted":
         raise BadInputError(f"the history of {arn or 'the execution'} does not hold its start")
     first, last = ordered[0], ordered[-1]
+    # No event ends an execution that is still running.
     status = _ENDS.get(last.kind, "RUNNING")
     runs = [event.map_run for event in ordered if event.map_run]
     return Execution(

@@ -47,6 +47,7 @@ def text_line(line: str) -> str:
     except (ValueError, RecursionError):
         return line
     said = _platform(event) or _application(event)
+    # What stands before the object, such as the name of a stream, is kept.
     return line if said is None else (line[:start] + said).strip()
 
 

@@ -155,6 +155,7 @@ def _load_tree(store: Storage, options: LoadOptions) -> Iterator[MeasuredRun]:
                 raise
             name = store.where(home)
             yield MeasuredRun(name, complete=False, notes=(f"it cannot be read: {error}",))
+    # Plain log files count only if the folder contains no run: a run's own logs are read with it.
     if not homes:
         yield from _load_logs(store, keys, options)
 
@@ -174,6 +175,7 @@ def _load_home(store: Storage, own: set[str], options: LoadOptions) -> MeasuredR
 def _load_logs(store: Storage, keys: set[str], options: LoadOptions) -> Iterator[MeasuredRun]:
     """Read the log files of a folder as one log: they are streams or parts of it."""
     names = sorted((key for key in keys if _FILE.search(key)), key=natural_key)
+    # In parallel: reading from a store is mostly waiting.
     with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(lambda name: _read_log(store, name), names))
     notes = tuple(one for one in found if isinstance(one, str))
@@ -190,6 +192,7 @@ def _read_log(store: Storage, key: str) -> LogText | str:
         found = document(decode(store.get(key), where), where)
     except (BadInputError, StorageError) as error:
         return str(error)
+    # These are read as sources of their own, if they are named.
     if found.is_history or found.is_records:
         return LogText()
     return read_log_text(found.text, found.values, where)

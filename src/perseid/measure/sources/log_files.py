@@ -20,6 +20,7 @@ from perseid.measure.sources.lambda_lines import text_lines
 
 _START = re.compile(r"(?<!\w)START RequestId:\s*(\S+)")
 _END = re.compile(r"(?<!\w)END RequestId:\s*(\S+)")
+# The functions of the existing system print either "received" or "receiving event".
 _RECEIVED = re.compile(r"receiv(?:ed|ing event):\s*(\{.*\})")
 _TIMED_OUT = re.compile(r"(?<!\S)(\S+) Task timed out after ([0-9.]+) seconds")
 _DIED = re.compile(r"RequestId:\s*(\S+)\s+(?:Error:\s*)?(Runtime exited|Process exited)")
@@ -133,6 +134,7 @@ def _take_line(
             open_ids.remove(match[1])
     # In any line: two REPORTs of interleaved streams may share one.
     for report in find_reports(line):
+        # The END line, if there was one, has the better time: a REPORT is written after it.
         ended = found.get(report.request_id, Invocation("")).ended
         _update(found, report.request_id, report=report, ended=ended if ended else when)
 
@@ -172,6 +174,7 @@ def timestamp(line: str) -> float | None:
     day, clock, fraction, zone = match.groups()
     try:
         moment = datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0'):0<6}")
+    # It looks like a time, but has a month 13 or an hour 25: no time.
     except ValueError:
         return None
     if zone and zone != "Z":

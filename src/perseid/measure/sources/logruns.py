@@ -75,11 +75,13 @@ def _groups(
         left = [one for one in left if id(one) not in taken]
         if own:
             name = execution.arn.rpartition(":")[2] or source
+            # Logs are billed by size: each run gets a share by its number of invocations.
             share = log_bytes * len(own) / len(invocations)
             path = execution.input.result_path or ""
             yield _Group(f"{source} · {name}", path, own, share, execution)
     by_path: dict[str, list[Invocation]] = {}
     for invocation in left:
+        # Runs of the existing system have no id: their result path is what tells them apart.
         by_path.setdefault(invocation.event.result_path or "", []).append(invocation)
     for path, found in by_path.items():
         name = f"{source} · {path}" if path and len(by_path) > 1 else source

@@ -148,6 +148,8 @@ def _expected(
     records: Iterable[RankMeasures], place: ResultPath | None, received: int, options: LoadOptions
 ) -> tuple[int | None, str, list[str]]:
     """Expected number of ranks, the source of that number, and notes on what is unknown."""
+    # The most reliable source first: the user, then the records, then the rule of the published
+    # paths.
     if options.expected is not None:
         return options.expected, "what was given", []
     told = common(record.world_size for record in records)
@@ -183,8 +185,10 @@ def _time_notes(known: list[Times], model: tuple[ModelTime, ...]) -> list[str]:
     first = known[0]
     notes = [f"whole execution from {first.table}"]
     for other in known[1:]:
+        # The tables were kept by hand, and small differences are roundings.
         if abs(other.whole - first.whole) > DISAGREE * first.whole:
             notes.append(f"{other.table} says {other.whole:g} s")
+    # No worker can take longer than the run: the table or the records belong to another one.
     if model and max(part.seconds for part in model) > first.whole:
         notes.append("its slowest worker took longer than that: the sources disagree")
     return notes

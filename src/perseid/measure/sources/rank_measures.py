@@ -76,6 +76,7 @@ def _stages(stages: Fields) -> dict[str, float]:
 
 def _timeline(entries: Iterable[object]) -> Iterable[Bar]:
     for entry in entries:
+        # Scripts may write a timeline of their own: entries of another form are left out.
         if not isinstance(entry, (list, tuple)) or len(entry) != 3 or not isinstance(entry[0], str):
             continue
         start, end = as_number(entry[1]), as_number(entry[2])

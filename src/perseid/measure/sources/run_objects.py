@@ -115,6 +115,7 @@ def _engine(store: Storage, keys: Collection[str], notes: list[str]) -> EngineMe
         return EngineMeasures()
     try:
         engine = Fields(read_json(store, layout.ENGINE))
+    # Only figures of the engine are missing then: the rest of the run can still be shown.
     except (BadInputError, StorageError) as error:
         notes.append(str(error))
         return EngineMeasures()
@@ -233,6 +234,7 @@ def _durations(records: Sequence[RankMeasures], reports: Sequence[Report]) -> tu
 def _notes(folder: RunFolder, reports: Sequence[Report]) -> tuple[str, ...]:
     summary, engine = folder.summary, folder.engine
     notes = [] if summary else ["no summary: the run is not finished"]
+    # On AWS, engine.json is written when the logs are fetched.
     if not engine.name and summary and summary.engine == "aws":
         notes.append("its logs were not fetched: `perseid status` does so")
     notes += engine.notes

@@ -53,6 +53,7 @@ def usage_of(
     engine, manifest = folder.engine, folder.manifest
     # A record without a count of requests has read each partition at least once.
     counted = sum(max(record.requests, len(record.partitions)) for record in records)
+    # Rounded up; an empty folder takes one listing, too.
     pages = -(-len(manifest.partitions) // KEYS_A_PAGE) or 1
     fetched = logs.count + 1 if engine.on_aws else 0  # objects written by fetching logs and times
     transitions = engine.transitions
@@ -98,6 +99,7 @@ def _public_bytes(records: Sequence[RankMeasures]) -> float:
         for record in found
         if record.transport is not None
     )
+    # A single rank has nobody to send to.
     return float(sum(each)) if len(found) > 1 else 0.0
 
 

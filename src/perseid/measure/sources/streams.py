@@ -102,6 +102,7 @@ class Stream:
     def close(self) -> Traced:
         """End the open invocation, complete or not, and return it."""
         request = self.request or ""
+        # The same reader as for plain logs: it knows all lines that tell of an end.
         found = [i for i in read_log("\n".join(self.lines)) if i.request_id == request]
         traced = Traced(
             found[0] if found else Invocation(request),
@@ -137,6 +138,7 @@ def trace(events: Iterable[LogEvent]) -> list[Traced]:
     # By stream: an environment works on one invocation at a time, so its lines need no id.
     streams: dict[str, Stream] = {}
     found: list[Traced] = []
+    # Files and pages of an export may come in any order; equal times keep the order of the file.
     for event in sorted(events, key=lambda event: event.time or 0.0):
         stream = streams.setdefault(event.stream, Stream(event.stream))
         found += stream.add(event)
