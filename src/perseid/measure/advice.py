@@ -80,7 +80,7 @@ class Ask:
     """Partition sizes to choose from, in MB of 2^20 bytes."""
     memories_mb: Sequence[int] = MEMORIES_MB
     architectures: Sequence[str] = ("x86",)
-    """All get the speed of the calibration, so calibrate on the one that will be used."""
+    """Architectures to choose from, all at the calibration's speed: calibrate on the one to use."""
     limits: Limits = field(default_factory=Limits)
     sure: bool = False
     """Whether the limits apply to the upper ends of time and cost, not to the expected values."""
