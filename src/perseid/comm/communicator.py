@@ -237,6 +237,7 @@ class Communicator(ObjectCalls):
         group.engine.next_comm = comm + 1
         if color is None:
             return None
+        # By key, then rank: every member computes the same order from the same list.
         mine = sorted((k, rank) for rank, (c, k, _) in enumerate(told) if c == color)
         ranks = [group.ranks[rank] for _, rank in mine]
         return Communicator(Group(group.engine, comm, ranks, group.progress), owner=False)

@@ -139,6 +139,7 @@ def _with_given(costs: TransportCosts, told: Mapping[str, object]) -> TransportC
 
 
 def _numbers(told: Mapping[str, object]) -> dict[str, float]:
+    # As text first: true would otherwise count as 1.
     numbers = {name: float(str(value)) for name, value in told.items()}
     for name, value in numbers.items():
         if value < 0 or not isfinite(value):
@@ -279,6 +280,7 @@ def choose(
     found = [estimate(operation, ranks, nbytes, costs, rates) for costs in transports]
     if not found:
         raise BadInputError("no transport to choose from: enable one")
+    # Of equally cheap ones the faster one.
     return min(found, key=lambda one: (one.seconds if hint == "fast" else one.usd, one.seconds))
 
 

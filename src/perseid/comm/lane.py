@@ -23,6 +23,7 @@ _ANSWER = 1
 
 def message_signature(comm: int, generation: int, token: int = 0) -> bytes:
     """The signature of point-to-point messages; a token asks the receiver to answer."""
+    # Messages have no number of elements to agree on, so that field carries the token.
     return Signature(FrameKind.POINT, comm, generation, dtype=BYTES, elements=token).pack()
 
 

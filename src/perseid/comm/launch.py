@@ -135,6 +135,7 @@ def _job_variables(rendezvous: str, ranks: int, secret: bytes) -> dict[str, str]
         "PERSEID_JOB_KEY": job_key(secret, job).hex(),
         "PERSEID_JOB_SECRET": secret.hex(),  # lets ranks derive keys for further jobs here
         "WORLD_SIZE": str(ranks),
+        # The cores that this process may use, which a scheduler may have limited.
         "PERSEID_OVERSUBSCRIBED": str(int(ranks > len(os.sched_getaffinity(0)))),
     }
 

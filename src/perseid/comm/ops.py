@@ -60,6 +60,7 @@ class Op:
         if not self.logical:
             return value
         if isinstance(value, np.ndarray):
+            # Back in the type of the array, since the result is written to memory of that type.
             return np.logical_and(value, value, dtype=bool).astype(value.dtype)
         return bool(value)
 

@@ -161,6 +161,7 @@ class ArrayPort(Port[Array]):
         # left operand, and then picks the sign of another one of two NaNs. Both ranks must get
         # exactly the same bits.
         self.op.arrays(*((other, value) if lower else (value, other)), result)
+        # The two arrays change roles: the next round writes into the one that is free now.
         self._result = value
         return result
 

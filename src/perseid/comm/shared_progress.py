@@ -299,6 +299,7 @@ class SharedProgress:
         """Let an operation make progress although no thread waits for it."""
         if operation.done:
             return
+        # Finished ones are dropped here, so that the list stays short.
         self._background = [one for one in self._background if not one.done]
         self._background.append(operation)
         if self._helper is None:

@@ -157,6 +157,8 @@ class SocketChannel(FrameQueue):
         if receiver.end < end or not (came == step or any_step):
             return None
         receiver.start = end
+        # A copy, since the staging buffer is reused; a bytearray, since users may write into
+        # arrays.
         return Frame(signature, came, parts, memoryview(bytearray(receiver.view[body:end])))
 
     def receive_direct(self, pending: PendingReceive) -> None:

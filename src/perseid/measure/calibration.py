@@ -249,6 +249,7 @@ def _scaling(paces: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _speed(cpus: float, scaling: float) -> float:
+    # Below one vCPU, a function gets a share of its time.
     return float(cpus if cpus <= 1 else cpus ** math.log2(scaling))
 
 

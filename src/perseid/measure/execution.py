@@ -66,6 +66,7 @@ class Execution:
         middle = self.map
         if middle is None or middle.ended is None:
             return None
+        # From the start of the execution, including what comes before its first state.
         if which == "before":
             return middle.started - self.started
         if which == "map":

@@ -28,6 +28,7 @@ class Fields:
         return bool(self._values)
 
     def __contains__(self, name: str) -> bool:
+        # null counts as missing, as the getters treat it.
         return self._values.get(name) is not None
 
     def names(self) -> tuple[str, ...]:

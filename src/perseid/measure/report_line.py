@@ -156,6 +156,7 @@ def _from_text(chunk: str) -> Report | None:
     status, error = _STATUS.search(chunk), _ERROR.search(chunk)
     return Report(
         request_id=request[1],
+        # The text form names a status only if the invocation failed.
         status=status[1].lower() if status else "success",
         error_type=error[1] if error else None,
         **cast(Any, values),

@@ -221,6 +221,7 @@ def halving(call: Call, op: Op, array: Array, into: Array) -> None:
     have = array
     while bit:
         middle = (low + high) // 2
+        # The allgather goes back the same way.
         trail.append((low, high, bit))
         lower, upper = slice(at[low], at[middle]), slice(at[middle], at[high])
         # Each rank keeps the half that its own part lies in, and gives the other one away.

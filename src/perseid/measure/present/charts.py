@@ -264,6 +264,7 @@ def _room(low: float, high: float) -> tuple[float, float]:
 def _mark(plot: PlotArea, value: float, words: str, y: float) -> None:
     """Write the words of a mark at their own height; left of the mark near the right edge."""
     x = plot.x(value)
+    # An upper bound for the width of the words: text cannot be measured here.
     fits = x + 6 + CHARACTER * len(words) < plot.svg.width
     plot.svg.text(x + (5 if fits else -5), y, words, "marked", "start" if fits else "end")
 
@@ -308,6 +309,7 @@ class LineChart:
         tops = [point[3] for one in self.series for point in one.points]
         rows = _legend_rows([one.name for one in self.series], width - 60)
         top = 30 + 18 * len(rows)
+        # A single value of x needs a range around it.
         low, high = (min(xs), max(xs)) if len(set(xs)) > 1 else (0.0, 2 * max(xs) or 1.0)
         # Axes begin at zero, so that lengths can be compared; a logarithmic one cannot.
         x_range = (low, high) if self.x_log else (0.0, high * 1.04)

@@ -79,6 +79,7 @@ def _metrics_table(metrics: RedshiftMetrics) -> DataTable:
         text = (
             f"{100 * value:.2f} %"
             if key.startswith("outliers")
+            # "z" avoids a negative zero.
             else f"{value:z.{PLACES.get(key, 5)}f}"
         )
         rows.append((TableEntry(name, what), TableEntry(text)))

@@ -32,6 +32,7 @@ def environment(*packages: str) -> Environment:
         lstrip_blocks=True,
     )
     hatches = {name: Markup(drawing) for name, drawing in HATCHES.items()}
+    # Our own markup, which must not be escaped.
     found.globals.update(style=Markup(style()), hatches=hatches)
     return found
 

@@ -158,6 +158,7 @@ def _ranks(group: Sequence[MeasuredRun]) -> Cell:
     worst = min(group, key=lambda run: run.received / (run.expected or math.inf))
     expected = "?" if worst.expected is None else str(worst.expected)
     text = f"{worst.received}/{expected}"
+    # The same text for programs: two numbers in one cell have no single value.
     return Cell(text, text)
 
 

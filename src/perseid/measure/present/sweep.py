@@ -250,6 +250,7 @@ def render_sweep(runs: Sequence[MeasuredRun], prices: Prices | None = None) -> s
 
 
 def _status(runs: Sequence[MeasuredRun]) -> StatusView:
+    # If completeness is unknown, the run does not count as complete.
     bad = [run for run in runs if run.is_complete is not True]
     word = "Incomplete" if bad else "Complete"
     words = f"{plural(len(runs), 'run')}, {len(runs) - len(bad)} of them complete."

@@ -37,6 +37,7 @@ def distributions(summary: Fields) -> DistributionMeasures | None:
     """The summary's ``distributions``; None if there is none."""
     found = summary.inner("distributions")
     pit = tuple(_counts(found.items("pit")))
+    # Without any object there is nothing to draw.
     if not pit or not sum(pit):
         return None
     return DistributionMeasures(found.count("n") or 0, found.number("crps"), pit, coverage(found))

@@ -92,6 +92,7 @@ def json_values(text: str) -> list[object] | None:
 def _is_log(values: list[object]) -> bool:
     """Whether a list consists of log events or rows of a log query, rather than of records."""
     first = values[0] if values else None
+    # One entry is enough: a list holds entries of one kind.
     fields = Fields(first)
     return (
         isinstance(first, (str, list))

@@ -189,6 +189,7 @@ def execution_notes(execution: Execution | None) -> tuple[str, ...]:
 def _span(group: Sequence[Invocation]) -> Span | None:
     starts = [one.started for one in group if one.started is not None]
     ends = [one.ended for one in group if one.ended is not None]
+    # A log without times has no span.
     if not starts or not ends:
         return None
     return Span(max(0.0, max(ends) - min(starts)), "map")

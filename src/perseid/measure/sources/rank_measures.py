@@ -80,6 +80,7 @@ def _timeline(entries: Iterable[object]) -> Iterable[Bar]:
         if not isinstance(entry, (list, tuple)) or len(entry) != 3 or not isinstance(entry[0], str):
             continue
         start, end = as_number(entry[1]), as_number(entry[2])
+        # Times of zero or in reverse order would stretch the whole timeline.
         if start is not None and end is not None and 0 < start <= end:
             yield entry[0], start, end
 

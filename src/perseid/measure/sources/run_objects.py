@@ -143,6 +143,7 @@ def _engine(store: Storage, keys: Collection[str], notes: list[str]) -> EngineMe
 
 
 def _core_seconds(attempt: Fields) -> float:
+    # A core is occupied while its worker starts, too.
     spent = (attempt.number("duration_ms") or 0.0) + (attempt.number("init_ms") or 0.0)
     return (attempt.count("cores") or 0) * spent / 1000
 
