@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 
@@ -172,3 +173,21 @@ def test_a_home_that_nobody_knows_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("os.getuid", lambda: 4_000_000)  # no such user in /etc/passwd
     with pytest.raises(BadInputError, match="HOME is not set"):
         Location.parse("~/x")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["FIFO", "a link to a FIFO", "device"])
+def test_what_is_no_regular_file_is_never_waited_for(tmp_path: Path, kind: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    places = {"FIFO": "pipe", "a link to a FIFO": "link", "device": "zero"}
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    store, key = Storage(tmp_path), places[kind]
+    for read in (
+        lambda: store.get(key),
+        lambda: store.get_range(key, 0, 1),
+        lambda: store.view(key, 0, 1),
+        lambda: store.get_ranges(key, [0], [1]),
+    ):
+        with pytest.raises(StorageError, match=rf"{key} is not a regular file"):
+            read()

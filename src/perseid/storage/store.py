@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -113,7 +114,7 @@ class Storage:
 
     def get(self, key: str) -> bytes:
         """Read a whole object."""
-        with self._reasons(key):
+        with self._reading(key):
             found = obstore.get(self._store, self._path(key))
             data = bytes(found.bytes())
         # A captive portal answers every request with status 200 and its own page.
@@ -122,7 +123,7 @@ class Storage:
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Read `length` bytes from `start`; fewer if the object ends before."""
-        with self._reasons(key):
+        with self._reading(key):
             return bytes(
                 obstore.get_range(self._store, self._path(key), start=start, length=length)
             )
@@ -130,7 +131,7 @@ class Storage:
     def view(self, key: str, start: int, length: int, *, etag: str | None = None) -> memoryview:
         """Like `get_range`, without a copy; with `etag`, only from exactly that version of the
         object."""
-        with self._reasons(key):
+        with self._reading(key):
             if etag is None:
                 result = obstore.get(
                     self._store, self._path(key), options={"range": (start, start + length)}
@@ -145,7 +146,7 @@ class Storage:
 
     def get_ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Read several ranges; nearby ones are joined into one request."""
-        with self._reasons(key):
+        with self._reading(key):
             parts = obstore.get_ranges(
                 self._store, self._path(key), starts=list(starts), lengths=list(lengths)
             )
@@ -342,6 +343,15 @@ class Storage:
             self._bucket.check_genuine(self.where(key))
 
     @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        path = self.local_path(key)
+        # Opening a FIFO that nobody writes to would wait forever.
+        if path is not None and _is_special(path):
+            raise StorageError(f"{self.where(key)} is not a regular file: remove it")
+        with self._reasons(key):
+            yield
+
+    @contextmanager
     def _reasons(self, key: str) -> Iterator[None]:
         """Raise perseid's errors instead of the client's."""
         try:
@@ -353,6 +363,15 @@ class Storage:
             if bucket is None:
                 raise reason_of(error, where) from error
             raise bucket.failure() or reason_of(error, where, bucket.region) from error
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a pipe, a socket or a device."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _is_s3_tag(etag: str | None) -> bool:
