@@ -88,7 +88,7 @@ def test_statistics_of_other_partitions_are_refused(run: Storage, tmp_path: Path
     key = layout.moments(1)
     stamp, [(_, moments)] = read_moments(run.get(key), key)
     for stamped, part, says in (
-        (stamp, "3.pt", "of other partitions than its record names"),
+        (stamp, "3.pt", "to other partitions than its record names"),
         (Stamp("another", 1, stamp.groups), "2.pt", "its objects belong to run another, rank 1"),
         (Stamp(stamp.run_id, 0, stamp.groups), "2.pt", "rank 0"),
     ):
