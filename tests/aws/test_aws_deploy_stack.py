@@ -118,7 +118,7 @@ def test_functions_have_a_role_and_a_kept_log_group_each(stack):
     functions = stack.aws.client("lambda").list_functions()["Functions"]
     ours = [f for f in functions if f["FunctionName"].startswith("perseid-")]
     assert len(ours) == 6
-    assert len({f["Role"] for f in ours}) == 6
+    assert len({f["Role"] for f in ours}) == 5
     assert not any(f.get("VpcConfig", {}).get("SubnetIds") for f in ours)
     groups = stack.aws.client("logs").describe_log_groups(logGroupNamePrefix="/aws/lambda/perseid-")
     kept = {g["logGroupName"]: g.get("retentionInDays") for g in groups["logGroups"]}

@@ -62,7 +62,7 @@ def test_a_calibration_of_another_model_gives_a_note_and_no_columns(place, tmp_p
     run = perseid.run(place / "survey", model=str(tmp_path / "other.onnx"), anomaly="none",
                       results=str(tmp_path / "run"), progress=False)  # fmt: skip
     assert "z_lo" not in run.catalogue().column_names
-    assert any("is of another model" in note for note in run.summary["warnings"])
+    assert any("was made for another model" in note for note in run.summary["warnings"])
 
 
 def test_a_run_that_began_without_goes_on_without(place, tmp_path):

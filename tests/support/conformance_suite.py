@@ -187,7 +187,8 @@ class Conformance:
 
     def test_a_run_that_was_begun_elsewhere_is_found_and_followed(self, lab, reference):
         lab.begin_elsewhere(lab.keys("elsewhere"))
-        until(lambda: Storage(lab.url("elsewhere")).exists("driver.json"))
+        store = Storage(lab.url("elsewhere"))
+        until(lambda: store.exists("driver.json") and store.exists("manifest.json"))
         run = perseid.open_run(lab.url("elsewhere"), engine=lab.engine)
         events: list[object] = []
         assert run.wait(DEADLINE, progress=events.append).incomplete is None
