@@ -102,7 +102,8 @@ class SummaryMeasures:
     """Reason why a partition is missing, by its key, in natural order."""
     total_seconds: float | None = None
     map_seconds: float | None = None
-    engine: str = ""
+    execution: str = ""
+    """ARN of the execution that summarized the run; empty unless it ran on AWS."""
     warnings: tuple[str, ...] | None = None
     """Warnings; None if the summary has no such list."""
     classification: ClassificationMeasures | None = None
@@ -145,7 +146,7 @@ class EngineMeasures:
     @property
     def on_aws(self) -> bool:
         """Whether the run was billed by AWS."""
-        return self.name == "aws"
+        return bool(self.executions)
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def _summary(store: Storage, keys: Collection[str]) -> SummaryMeasures | None:
         lost={part.text("key") or "?": part.text("reason") or "no reason" for part in lost},
         total_seconds=timing.number("total"),
         map_seconds=timing.number("map"),
-        engine=summary.inner("engine").text("engine") or "",
+        execution=summary.inner("engine").text("execution") or "",
         warnings=summary.texts("warnings") if "warnings" in summary else None,
         classification=answer_measures.classification(summary),
         distributions=answer_measures.distributions(summary),
@@ -236,7 +236,7 @@ def _notes(folder: RunFolder, reports: Sequence[Report]) -> tuple[str, ...]:
     summary, engine = folder.summary, folder.engine
     notes = [] if summary else ["no summary: the run is not finished"]
     # On AWS, engine.json is written when the logs are fetched.
-    if not engine.name and summary and summary.engine == "aws":
+    if not engine.name and summary and summary.execution:
         notes.append("its logs were not fetched: `perseid status` does so")
     notes += engine.notes
     failed = sum(not report.succeeded for report in reports)
