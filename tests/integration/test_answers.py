@@ -109,7 +109,7 @@ def test_the_page_shows_the_matrix_and_the_curve(place, capsys):
     assert main(["report", str(place / "page"), "--out", str(place / "page.html")]) == 0
     page = (place / "page.html").read_text()
     for words in ("Confusion matrix of 3 classes", "Reliability of class probabilities", "Recall",
-                  "spiral arms called merger"):  # fmt: skip
+                  "spiral arms predicted as merger"):  # fmt: skip
         assert words in page
     assert "Predicted distributions" not in page
 

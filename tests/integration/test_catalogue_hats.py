@@ -95,7 +95,7 @@ def test_pixels_are_those_of_hats_itself():
     ("columns", "where", "said"),
     [
         (["object_id", "z_pred"], None, "has no column ra"),
-        (None, "row > 100000", "no object .* has a position"),
+        (None, "row > 100000", "no selected object .* has a position"),
         (["object_id", "DEJ2000", "RAJ2000"], "RAJ2000 is null", "has a position"),
     ],
 )
