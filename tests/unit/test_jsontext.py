@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from perseid.engines.attached import AttachedRun
 from perseid.engines.block import done_since
 from perseid.engines.engine_names import engine_of_run
 from perseid.errors import PerseidError
@@ -51,4 +52,7 @@ def test_objects_of_a_run_that_are_nested_deeply(key: str, tmp_path: Path):
     assert last_summary(store) is None
     manifest = Manifest("run", 0.0, "", str(tmp_path), "", (), (0,), RunSettings(), {})
     assert not done_since(manifest, 0, 0)
+    watched = AttachedRun(manifest)
+    watched.poll()
+    assert not watched.seen
     assert read_label_names(store.location) == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -15,6 +14,7 @@ from typing import Self
 from perseid.engines.log_lines import state_in
 from perseid.engines.owner import read_mark
 from perseid.errors import NotFoundError, RunError, RunInterruptedError
+from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
 from perseid.pipeline.events import Event, RankEvent, RankState, Report
@@ -165,7 +165,7 @@ class AttachedRun:
             data = self._store.get(found.key)
             if found.key == layout.log(rank):
                 return state_in(rank, data.decode("utf-8", "replace"))
-            record = json.loads(data)
+            record = parse_json(data)
             if record["run_id"] != self._manifest.run_id:
                 return None
             attempt, rows = int(record["attempt"]), int(record["rows"])
