@@ -137,6 +137,7 @@ def test_the_command_line_has_it_all(tmp_path):
         process.terminate()
     for text, sentence in (
         ("nonsense", "one certificate and its private key"),
+        (make_certificate(b"k" * 32), "is no certificate with its key"),  # which nobody can open
         (None, "cannot be read"),
     ):
         if text:

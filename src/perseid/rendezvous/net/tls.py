@@ -53,39 +53,47 @@ class JobCertificate:
     """
 
     def __init__(self, pem: str, password: str = "") -> None:
-        self._password = password
-        certificate, key = _CERTIFICATE.findall(pem), _KEY.search(pem)
-        if len(certificate) != 1 or key is None:
-            raise BadInputError(
-                "a job's certificate is a PEM text with one certificate and its private key, as "
-                "perseid.comm.make_certificate() gives it"
-            )
-        self._pem = certificate[0] + key[0]
-        self._der = ssl.PEM_cert_to_DER_cert(certificate[0])
-        self._contexts = {server: self._context(certificate[0], server) for server in (False, True)}
-
-    def _context(self, certificate: str, server_side: bool) -> ssl.SSLContext:
-        side = ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT
-        context = ssl.SSLContext(side)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.check_hostname = False  # no names: the certificate itself is compared
-        context.verify_mode = ssl.CERT_REQUIRED
-        if server_side:
-            context.num_tickets = 0  # a connection is never resumed
-        try:
-            context.load_verify_locations(cadata=certificate)
-            with _file_of(self._pem) as path:
-                # Always with a password: without one, OpenSSL would ask for it in a terminal.
-                context.load_cert_chain(path, password=self._password)
-        except (ssl.SSLError, ValueError) as error:
-            raise BadInputError(
-                f"this is not a certificate of a job with its key: {error}"
-            ) from error
-        return context
+        certificate, key = _parts(pem, "job's", "perseid.comm.make_certificate() gives it")
+        self._der = ssl.PEM_cert_to_DER_cert(certificate)
+        self._contexts: dict[bool, ssl.SSLContext] = {}
+        for server_side in (False, True):
+            try:
+                context = _context(server_side, certificate + key, password)
+                context.check_hostname = False  # no names: the certificate itself is compared
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(cadata=certificate)
+            except (ssl.SSLError, ValueError) as error:
+                raise BadInputError(
+                    f"this is not a certificate of a job with its key: {error}"
+                ) from error
+            self._contexts[server_side] = context
 
     def session(self, server_side: bool) -> TlsSession:
         """A session that is about to begin; the lower rank of a pair is the server."""
         return TlsSession(self._contexts[server_side], server_side, self._der)
+
+
+def _parts(pem: str, owner: str, source: str) -> tuple[str, str]:
+    """The certificate and the private key in a PEM text; `owner` and `source` are for a refusal."""
+    certificate, key = _CERTIFICATE.findall(pem), _KEY.search(pem)
+    if len(certificate) != 1 or key is None:
+        raise BadInputError(
+            f"a {owner} certificate is a PEM text with one certificate and its private key, as "
+            f"{source}"
+        )
+    return certificate[0], key[0]
+
+
+def _context(server_side: bool, pem: str, password: str = "") -> ssl.SSLContext:
+    """A context of TLS 1.3 that presents the certificate in a PEM text."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if server_side:
+        context.num_tickets = 0  # a connection is never resumed
+    with _file_of(pem) as path:
+        # Always with a password: without one, OpenSSL would ask for it in a terminal.
+        context.load_cert_chain(path, password=password)
+    return context
 
 
 @contextlib.contextmanager
@@ -190,20 +198,11 @@ class ServerCertificate:
     """
 
     def __init__(self, pem: str) -> None:
-        certificate, key = _CERTIFICATE.findall(pem), _KEY.search(pem)
-        if len(certificate) != 1 or key is None:
-            raise BadInputError(
-                "a server's certificate is a PEM text with one certificate and its private key, as "
-                "`perseid comm certificate` prints it"
-            )
-        self.fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate[0])).hexdigest()
+        certificate, key = _parts(pem, "server's", "`perseid comm certificate` prints it")
+        self.fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest()
         """By which clients know it: 64 hexadecimal digits behind the server's address."""
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.minimum_version = ssl.TLSVersion.TLSv1_3
-        self._context.num_tickets = 0  # a connection is never resumed
         try:
-            with _file_of(certificate[0] + key[0]) as path:
-                self._context.load_cert_chain(path)
+            self._context = _context(True, certificate + key)
         except ssl.SSLError as error:
             raise BadInputError(f"this is no certificate with its key: {error}") from error
 
