@@ -34,7 +34,7 @@ def size_mb(text: str) -> float:
 
 
 def size_bytes(text: str) -> float:
-    """`size_mb`, in bytes."""
+    """Parse ``12.6GB`` or ``25MB`` into bytes; raises as `size_mb`."""
     return size_mb(text) * measured_run.MIB
 
 

@@ -257,7 +257,8 @@ def _leaf(column: Any, place: str) -> NDArray[Any]:
 
 
 def _decoded(column: Any, place: str) -> Any:
-    """Bytes as text."""
+    """Convert a column of bytes to text; raises `BadPartitionError`, which names `place`, for bytes
+    that are not UTF-8."""
     pa = pyarrow_module()
     try:
         return column.cast(pa.large_binary()).cast(pa.large_string())
