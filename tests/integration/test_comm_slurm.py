@@ -57,3 +57,16 @@ def test_a_rank_without_its_rank_0_says_which_folder(tmp_path, monkeypatch):
         step.meet({"PERSEID_MEETING_FOLDER": str(tmp_path)}),
     ):
         raise AssertionError("it met nobody")
+
+
+@pytest.mark.slurm
+def test_tagged_output_and_time_limit_of_a_step(slurm, tmp_path: Path):
+    (tmp_path / "program.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n")
+    run = [sys.executable, "-m", "perseid", "comm", "run", "--tag-output", "--timeout", "5"]
+    done = subprocess.run(
+        ["srun", "--ntasks=2", "--overcommit", *run, str(tmp_path / "program.py")],
+        capture_output=True, text=True, timeout=240, cwd=tmp_path,
+        env={**os.environ, "PERSEID_MEETING_FOLDER": str(tmp_path / "meetings")},
+    )  # fmt: skip
+    assert done.returncode == 124, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["rank 0 | here", "rank 1 | here"]

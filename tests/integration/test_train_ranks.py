@@ -85,9 +85,11 @@ def test_two_ranks_end_as_one_process_does(survey, tmp_path):
 
 
 @pytest.mark.slow
-def test_ranks_that_are_stopped_leave_a_checkpoint_and_go_on(survey, tmp_path):
-    arguments = [str(survey), str(tmp_path / "out"), *SMALL, "--world-size", "2"]
-    command = [sys.executable, "-m", "perseid", "train", *arguments]
+@pytest.mark.parametrize("ranks", [2, 1])
+def test_ranks_that_are_stopped_leave_a_checkpoint_and_go_on(survey, tmp_path, ranks):
+    """With as many ranks as before, or with another number of them."""
+    arguments = [str(survey), str(tmp_path / "out"), *SMALL]
+    command = [sys.executable, "-m", "perseid", "train", *arguments, "--world-size", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         end = time.monotonic() + 200
         while not (tmp_path / "out" / "checkpoint.pt").exists():
@@ -97,9 +99,11 @@ def test_ranks_that_are_stopped_leave_a_checkpoint_and_go_on(survey, tmp_path):
         running.send_signal(signal.SIGTERM)
         assert running.wait(60) != 0
     assert not (tmp_path / "out" / "weights.npz").exists()
-    done = perseid("train", *arguments, "--resume")
+    done = perseid("train", *arguments, "--world-size", ranks, "--resume")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "weights.npz").exists()
+    epochs = json.loads((tmp_path / "out" / "history.json").read_text())["epochs"]
+    assert [epoch["phase"] for epoch in epochs] == ["pretrain"] * 2 + ["redshift"] * 2
 
 
 @pytest.mark.parametrize(
