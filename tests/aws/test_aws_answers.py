@@ -9,8 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from small_s3 import Answer, serving
 
+from perseid.aws import existing
+from perseid.aws.executions import Executions
+from perseid.aws.handlers import service_address
+from perseid.aws.handlers.service_address import ServiceAddress, ServiceNames
+from perseid.aws.observe.calls import Calls
 from perseid.aws.session import Aws, aws_errors
-from perseid.errors import AwsError, NotFoundError
+from perseid.aws.stack_resources import StackResources
+from perseid.errors import AwsError, BadInputError, NotFoundError
 
 PAGE = b"<!doctype html>\n<html>\n<h1>Please log in</h1>\n" + b"<p>to this network</p>\n" * 100
 
@@ -95,3 +101,57 @@ def test_a_name_that_cannot_be_is_one_sentence(proxy):
         Aws(region="us-east-1").client("s3").head_bucket(Bucket="no bucket's name")
     assert "Invalid bucket name" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.fixture
+def answers(proxy, monkeypatch):
+    """A function that sets what a server of AWS's JSON protocol answers."""
+    with serving() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        kind = {"Content-Type": "application/x-amz-json-1.1"}
+
+        def answer(**values: object) -> None:
+            server.answer = lambda asked: Answer(200, json.dumps(values).encode(), kind)
+
+        yield answer
+
+
+DEEP = "[" * 100_000
+MACHINE = "arn:aws:states:us-east-1:123456789012:stateMachine:m"
+EXECUTION = "arn:aws:states:us-east-1:123456789012:execution:m:one"
+NOT_OURS = [DEEP, "[1, 2]", "7", "null", '"text"', "{", '{"address": 7}', '{"results": [1]}']
+IDS = ["deep", "list", "number", "null", "text", "cut", "address", "results"]
+"""What anybody may write into a parameter, or start a state machine with."""
+
+
+@pytest.mark.parametrize("text", NOT_OURS, ids=IDS)
+def test_a_parameter_that_somebody_edited_has_no_address(answers, text):
+    answers(Parameter={"Name": "p", "Value": text})
+    names = ServiceNames("cluster", "service", "p")
+    assert service_address.read(names, Aws().client) == ServiceAddress()
+
+
+def test_a_parameter_with_keys_of_a_newer_version_is_read(answers):
+    answers(Parameter={"Name": "p", "Value": '{"address": "192.0.2.7", "ipv6": "2001:db8::1"}'})
+    names = ServiceNames("cluster", "service", "p")
+    assert service_address.read(names, Aws().client) == ServiceAddress("192.0.2.7")
+
+
+@pytest.mark.parametrize("text", NOT_OURS, ids=IDS)
+def test_an_execution_that_is_none_of_ours_is_a_sentence(answers, text):
+    answers(executionArn=EXECUTION, stateMachineArn=MACHINE, status="RUNNING", startDate=1,
+            input=text)  # fmt: skip
+    place = StackResources(MACHINE, "b", "w", "i", "s", 1024)
+    with pytest.raises(BadInputError) as caught:
+        Executions(Calls(Aws()), place).find(EXECUTION)
+    assert f"{EXECUTION} is not a run of perseid" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [DEEP, "{"], ids=["deep", "cut"])
+def test_a_definition_that_cannot_be_read_is_a_sentence(answers, text):
+    answers(stateMachineArn=MACHINE, name="m", type="STANDARD", definition=text, roleArn="r",
+            status="ACTIVE", creationDate=1)  # fmt: skip
+    with pytest.raises(BadInputError, match="cannot be read"):
+        existing.examine(Calls(Aws()), MACHINE)

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from perseid.engines.attached import AttachedRun
 from perseid.engines.block import done_since
 from perseid.engines.engine_names import engine_of_run
-from perseid.errors import PerseidError
+from perseid.errors import BadInputError, BadModelError, PerseidError
 from perseid.jsontext import parse_json
+from perseid.measure.sources.exports import yaml_values
+from perseid.model.python_source import find_source
 from perseid.model.signature import ModelSignature
 from perseid.pipeline import layout
 from perseid.pipeline.items import WorkItem
@@ -56,3 +59,22 @@ def test_objects_of_a_run_that_are_nested_deeply(key: str, tmp_path: Path):
     watched.poll()
     assert not watched.seen
     assert read_label_names(store.location) == {}
+
+
+@pytest.mark.parametrize("loader", ["CSafeLoader", "SafeLoader"])
+def test_yaml_that_is_nested_deeply(monkeypatch: pytest.MonkeyPatch, loader: str):
+    if loader == "SafeLoader":  # as where PyYAML was built without its C parser
+        monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
+    with pytest.raises(BadInputError, match=r"log.yaml is not YAML"):
+        yaml_values("events: " + DEEP, "log.yaml")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["x = " + "(" * 100_000, "x = " + "-" * 100_000 + "1", "x = " + "1+" * 100_000 + "1"],
+    ids=["brackets", "signs", "sum"],
+)
+def test_a_models_source_that_is_nested_deeply(tmp_path: Path, line: str):
+    (tmp_path / "deep.py").write_text(f"{line}\nclass M:\n    pass\n")
+    with pytest.raises(BadModelError, match=r"is not a Python source: .*nested"):
+        find_source("python:deep:M", str(tmp_path))

@@ -162,6 +162,42 @@ def test_no_private_attribute_is_reached_from_outside():
     assert {name: reached for name, reached in found.items() if reached} == {}
 
 
+PARSERS = {
+    "json.load": {"perseid.aws.deploy.container": "runs without perseid, on ECS's own answer"},
+    "json.loads": {"perseid.jsontext": "the one place: it catches RecursionError"},
+    "json.JSONDecoder": {"perseid.measure.sources.documents": "value after value; catches it"},
+    "yaml.load": {"perseid.measure.sources.exports": "logs as YAML; catches it"},
+    "yaml.safe_load": {"perseid.cli.cite": "a file of this package"},
+    "ast.literal_eval": {
+        "perseid.measure.sources.log_files": "a dictionary as Python prints it; catches it",
+        "perseid.model.python_source": "a class attribute of a model; catches it",
+    },
+    "ast.parse": {
+        "perseid.model.python_source": "the source of a model; catches it",
+        "perseid.aws.deploy.template": "a module of this package",
+    },
+}
+"""Parsers that raise `RecursionError` for text that is nested too deeply, and who may call them."""
+
+
+def dotted(node: ast.AST) -> str:
+    """The name ``a.b`` of an attribute; empty for any other node."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return f"{node.value.id}.{node.attr}"
+    return ""
+
+
+def test_json_of_others_is_read_by_one_function():
+    found: dict[str, set[str]] = {}
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if dotted(node) in PARSERS:
+                found.setdefault(dotted(node), set()).add(name)
+            elif isinstance(node, ast.ImportFrom) and node.module in ("json", "yaml", "ast"):
+                assert not node.names, f"{name}: import {node.module} as a whole"
+    assert found == {parser: set(places) for parser, places in PARSERS.items()}
+
+
 PLACE = re.compile(r"\b(?:src|tests|benchmarks|scripts|docs|\.ci)/[\w./<>*-]*\w")
 MODULE = re.compile(r"\bperseid(?:\.[A-Za-z_]\w*)+")
 MODEL_KEYS = {"perseid.signature", "perseid.columns", "perseid.image_shape"}

@@ -29,6 +29,7 @@ from perseid.errors import (
     RunInterruptedError,
     StorageError,
 )
+from perseid.jsontext import parse_json
 from perseid.model.python_source import is_python
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
@@ -337,9 +338,15 @@ def _on_s3(what: str, url: str) -> None:
 
 
 def _input_of(calls: Calls, arn: str) -> Mapping[str, object]:
-    """The input of an execution, without keys that are empty."""
-    given = json.loads(describe_execution(calls, arn).input)
-    return {k: v for k, v in given.items() if v or k != "resume"} if given else {}
+    """The input of an execution, without keys that are empty; empty if it is no JSON object."""
+    try:
+        given = parse_json(describe_execution(calls, arn).input)
+    except ValueError:
+        return {}
+    # Anybody may start an execution, with a list or a number as its input.
+    if not isinstance(given, Mapping):
+        return {}
+    return {k: v for k, v in given.items() if v or k != "resume"}
 
 
 def _results_of(given: Mapping[str, object], arn: str) -> str:

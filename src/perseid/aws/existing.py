@@ -3,7 +3,6 @@ measure them."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from perseid.aws.observe.cloudwatch_logs import LATE_SECONDS, group_of, read_eve
 from perseid.aws.observe.execution_history import describe_execution, read_execution
 from perseid.aws.session import aws_errors
 from perseid.errors import AwsError, BadInputError, NotFoundError, RunError
+from perseid.jsontext import parse_json
 from perseid.measure.execution import Execution
 from perseid.measure.fields import Fields
 from perseid.measure.measured_run import MeasuredRun
@@ -74,7 +74,10 @@ def examine(calls: Calls, arn: str) -> ExistingMachine:
             f"{arn} is an EXPRESS state machine, whose executions cannot be followed: give a "
             "STANDARD one"
         )
-    definition = Fields(json.loads(found.text("definition") or "null"))
+    try:
+        definition = Fields(parse_json(found.text("definition") or "null"))
+    except ValueError as error:
+        raise BadInputError(f"the definition of {arn} cannot be read: {error}") from error
     called = list(_functions(definition, in_map=False))
     workers = dict.fromkeys(name for name, in_map in called if in_map)
     others = dict.fromkeys(name for name, in_map in called if not in_map and name not in workers)

@@ -7,6 +7,7 @@ import json
 
 from perseid.api.calibrating import calibrate_model
 from perseid.cli.request_options import add_request_options, given_options
+from perseid.jsontext import parse_json
 from perseid.model.intervals import calibration_place
 
 READ = ("columns", "layout", "bands", "fit", "precision", "signature", "model_path")
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     keys = {name: value for name, value in given_options(args).items() if name in READ}
     found = calibrate_model(args.model, args.data, to=args.to, progress=not args.json, **keys)
     if args.json:
-        print(json.dumps(json.loads(found.to_json())))
+        print(json.dumps(parse_json(found.to_json())))
         return 0
     print(f"calibration {args.to or calibration_place(args.model)}: {found.objects:,} objects")
     for level, width in found.widths.items():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from perseid.cli import calibrate_intervals
 from perseid.cli.awsarguments import add_storage_arguments
+from perseid.jsontext import parse_json
 
 if TYPE_CHECKING:
     from perseid.model.runtime import ModelRuntime
@@ -130,7 +131,7 @@ def _info(args: argparse.Namespace) -> int:
     s = runtime.signature
     if args.json:
         more = {"micro_batch": runtime.micro_batch, "threads": runtime.threads}
-        print(json.dumps(json.loads(s.to_json()) | more))
+        print(json.dumps(parse_json(s.to_json()) | more))
         return 0
     groups = ", ".join(f"{n} ({w})" for n, w in s.feature_groups.items()) or "none"
     taken = [f"images of {s.bands} bands, {s.height} x {s.width} pixels"] if s.bands else []

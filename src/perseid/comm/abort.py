@@ -10,6 +10,7 @@ from perseid.errors import (
     PerseidError,
     RendezvousTimeoutError,
 )
+from perseid.jsontext import parse_json
 from perseid.rendezvous.protocol import MAX_REPORT_BYTES
 
 MAX_MISSING = 50
@@ -45,7 +46,7 @@ def to_bytes(error: PerseidError, sender: int) -> bytes:
 def from_frame(body: bytes, sender: int, me: int) -> PerseidError:
     """Decode a peer's report; one that cannot be read becomes the loss of that peer."""
     try:
-        told = json.loads(body)
+        told = parse_json(body)
         message, name = str(told["message"]), told["error"]
         if name == "MismatchedCollective":
             rank, mine, theirs = int(told["rank"]), str(told["mine"]), str(told["theirs"])
@@ -59,7 +60,7 @@ def from_frame(body: bytes, sender: int, me: int) -> PerseidError:
         if name == "RendezvousTimeout":
             return RendezvousTimeoutError(message, [int(rank) for rank in told["missing"]])
     # The body comes from the network: whatever it holds must end in an ordinary error.
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         message = "it sent no reason that can be read"
     return PeerLostError(f"Rank {sender} gave up: {message}", sender)
 

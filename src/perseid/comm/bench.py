@@ -22,6 +22,7 @@ from perseid.comm.communicator import Communicator
 from perseid.comm.launch import run_local
 from perseid.comm.ops import Array
 from perseid.errors import PerseidError
+from perseid.jsontext import parse_json
 
 COMMAND = ("-P", "-m", "perseid.comm.bench")
 RUN_SECONDS = 300.0
@@ -204,7 +205,7 @@ def run(ranks: int, iterations: int) -> dict[str, float]:
         run_local(command, ranks, timeout=RUN_SECONDS, environment={"OMP_NUM_THREADS": "1"})
         if not out.exists():
             raise PerseidError(f"{ranks} ranks gave no result within {RUN_SECONDS:g} s")
-        found: dict[str, float] = json.loads(out.read_text())
+        found: dict[str, float] = parse_json(out.read_text())
         return found
 
 

@@ -27,6 +27,7 @@ from perseid.comm.cost_model import TRANSPORTS, Constants, TransportCosts
 from perseid.comm.launch import run_local
 from perseid.comm.store_channel import ObjectStore
 from perseid.errors import PerseidError
+from perseid.jsontext import parse_json
 
 COMMAND = ("-P", "-m", "perseid.comm.cost_measurement")
 RUN_SECONDS = 120.0
@@ -84,7 +85,7 @@ def _pairs(transport: str, ranks: int, iterations: int) -> list[float]:
         run_local([*COMMAND, transport, str(out), str(iterations)], ranks, timeout=RUN_SECONDS)
         if not out.exists():
             raise PerseidError(f"the {transport} transport gave no result within {RUN_SECONDS:g} s")
-        found: list[float] = json.loads(out.read_text())
+        found: list[float] = parse_json(out.read_text())
         return found
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from perseid.comm.certificates import certificate_if_installed, make_certificate
 from perseid.errors import RendezvousError
+from perseid.jsontext import parse_json
 from perseid.linux import need_linux
 from perseid.rendezvous import Config, EmbeddedServer, job_key
 from perseid.rendezvous.net.dialing import own_address
@@ -119,8 +120,8 @@ def _read(path: Path) -> tuple[str, str, str]:
     deadline = time.monotonic() + MEETING_SECONDS
     while time.monotonic() < deadline:
         # On a network file system the file may appear before its content.
-        with suppress(FileNotFoundError, ValueError):
-            address, key, certificate = json.loads(path.read_text())
+        with suppress(FileNotFoundError, ValueError, TypeError):
+            address, key, certificate = parse_json(path.read_text())
             return str(address), str(key), str(certificate)
         time.sleep(POLL_SECONDS)
     raise RendezvousError(

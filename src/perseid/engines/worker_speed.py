@@ -11,12 +11,14 @@ import math
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 
 from perseid.engines import memory
 from perseid.engines.worker_command import worker_environment
 from perseid.engines.worker_messages import WorkerSetup, from_text, to_text
 from perseid.errors import BadInputError, BadModelError, PerseidError
+from perseid.jsontext import parse_json
 from perseid.measure.calibration import Pace
 from perseid.pipeline.items import WorkItem
 
@@ -89,8 +91,11 @@ def measure(item: WorkItem, threads: int, *, batch: int = BATCH, seconds: float 
         # The last line of a traceback names the error.
         last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         raise BadModelError(f"the model {item.model_url} cannot be timed: {last[0]}")
-    # The last line: libraries may print while they load.
-    return Pace(**json.loads(done.stdout.splitlines()[-1]))
+    # Libraries and models may print while they load, and while they end.
+    for line in reversed(done.stdout.splitlines()):
+        with suppress(ValueError, TypeError):
+            return Pace(**parse_json(line))
+    raise BadModelError(f"the model {item.model_url} cannot be timed: its process gave no answer")
 
 
 def at_rate(pace: Pace, rows_per_second: float) -> Pace:

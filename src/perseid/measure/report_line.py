@@ -8,13 +8,13 @@ Downloaded logs often have spaces in place of the tabs; both forms are read.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
 
+from perseid.jsontext import parse_json
 from perseid.measure.fields import Fields
 
 _REQUEST = re.compile(r"(?<![\w])REPORT\s+RequestId:\s*(\S+)")
@@ -107,9 +107,9 @@ def _failed_init_of_json(line: str) -> float:
     if start < 0 or "platform.initReport" not in line:
         return 0.0
     try:
-        record = Fields(json.loads(line[start:])).inner("record")
+        record = Fields(parse_json(line[start:])).inner("record")
     # A log may hold any text: what cannot be parsed is not an event.
-    except (ValueError, RecursionError):
+    except ValueError:
         return 0.0
     if (record.text("status") or "success") == "success":
         return 0.0
@@ -170,8 +170,8 @@ def _from_json(line: str) -> Report | None:
     if start < 0 or "platform.report" not in line:
         return None
     try:
-        return report_of_event(Fields(json.loads(line[start:])))
-    except (ValueError, RecursionError):
+        return report_of_event(Fields(parse_json(line[start:])))
+    except ValueError:
         return None
 
 

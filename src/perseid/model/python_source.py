@@ -93,6 +93,10 @@ def find_source(spec: str, folder: str = "") -> PythonSource:
         raise BadModelError(
             f"{path}, of the model {spec}, is not a Python source: {error}"
         ) from error
+    except (MemoryError, RecursionError):
+        raise BadModelError(
+            f"{path}, of the model {spec}, is not a Python source: it is nested too deeply"
+        ) from None
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return PythonSource(spec, module, name, path, _declared(node, path, spec))
@@ -133,7 +137,7 @@ def _declared(node: ast.ClassDef, path: Path, spec: str) -> tuple[Path, ...] | N
             try:
                 names = ast.literal_eval(line.value)  # type: ignore[attr-defined]
                 return tuple(path.parent / str(name) for name in names)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 raise BadModelError(
                     f"the model {spec} must declare `{FILES}` as a list of texts: paths beside its "
                     "source"

@@ -6,7 +6,6 @@ parser says. Imports botocore, so `perseid.storage.credentials` imports this mod
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +18,8 @@ from botocore.credentials import (
 )
 from botocore.exceptions import CredentialRetrievalError
 from botocore.session import Session
+
+from perseid.jsontext import parse_json
 
 SHOWN = 60
 """Most characters of a wrong answer that a message shows."""
@@ -114,6 +115,6 @@ class _Program(subprocess.Popen[bytes]):
 
 def _is_object(text: bytes) -> bool:
     try:
-        return isinstance(json.loads(text.decode()), dict)
-    except (ValueError, RecursionError):
+        return isinstance(parse_json(text.decode()), dict)
+    except ValueError:
         return False

@@ -36,7 +36,7 @@ def description_of(listing: SurveyListing) -> SurveyDescription:
     for folder in _folders(listing):
         try:
             said = parse_json(Storage(folder).get(SURVEY_FILE))
-        except (PerseidError, ValueError, RecursionError):
+        except (PerseidError, ValueError):
             continue
         if isinstance(said, Mapping):
             return _of(said, f"{folder}/{SURVEY_FILE}")

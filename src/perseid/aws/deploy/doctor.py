@@ -16,6 +16,7 @@ from perseid.aws.deploy.template import NEW_ACCOUNT_MB
 from perseid.aws.handlers.ready import CHECK
 from perseid.aws.session import Aws, aws_errors
 from perseid.errors import AwsError, NotFoundError, PerseidError
+from perseid.jsontext import parse_json
 from perseid.measure.fields import Fields
 
 SKEW_SECONDS = 60.0
@@ -242,7 +243,7 @@ def _functions(aws: Aws, name: str, facts: Facts) -> Finding:
                 )
         except NotFoundError:  # another check reports it
             continue
-        said = json.loads(answer["Payload"].read() or b"null") or {}
+        said = parse_json(answer["Payload"].read() or b"null") or {}
         if answer.get("FunctionError"):
             bad.append(f"{function} does not start: {said.get('errorMessage', said)}")
         else:
@@ -334,7 +335,7 @@ def _ping(aws: Aws, name: str, facts: Facts) -> Finding:
             FunctionName=facts.known["PingFunction"],
             Payload=json.dumps({"rendezvous_endpoint": str(found.endpoint)}).encode(),
         )
-    said = json.loads(answer["Payload"].read() or b"null")
+    said = parse_json(answer["Payload"].read() or b"null")
     if answer.get("FunctionError"):
         return Finding(
             "bad", f"a function cannot reach it: {(said or {}).get('errorMessage', said)}"

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
+
+from perseid.jsontext import parse_json
 
 TTL = 15
 """Seconds for which resolvers may cache the address."""
@@ -128,12 +130,18 @@ def newest_first(tasks: Sequence[Task]) -> list[Task]:
 
 
 def read(names: ServiceNames, client: Any) -> ServiceAddress:
-    """The address that the parameter contains now."""
+    """The address that the parameter contains now; none if its text is not ours."""
     value = client("ssm").get_parameter(Name=names.parameter)["Parameter"]["Value"]
     try:
-        return ServiceAddress(**json.loads(value))
-    except (ValueError, TypeError):
+        plain = parse_json(value)
+    except ValueError:
         return ServiceAddress()
+    found = plain if isinstance(plain, Mapping) else {}
+    known = {field.name: found.get(field.name) for field in fields(ServiceAddress)}
+    # Of anything but texts, as of a parameter that somebody edited, no address can be made.
+    if not all(isinstance(value, str | None) for value in known.values()):
+        return ServiceAddress()
+    return ServiceAddress(**known)
 
 
 def forget(names: ServiceNames, client: Any) -> None:

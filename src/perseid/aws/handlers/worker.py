@@ -17,6 +17,7 @@ from perseid.aws.handlers.probe import PROBE, answer
 from perseid.aws.handlers.ready import Answer, Event, answers_check, count, inner
 from perseid.aws.handlers.secret import read_secret
 from perseid.errors import PerseidError, StorageError
+from perseid.jsontext import parse_json
 from perseid.model.signature_files import signature_beside
 from perseid.pipeline import layout
 from perseid.pipeline.items import WorkItem
@@ -162,7 +163,7 @@ def _runtime(
         model_url=model_url,
         precision=precision,
         batch_size=batch_size,
-        signature=json.loads(signature),
+        signature=parse_json(signature),
         options=ItemOptions(threads=threads),
     )
     return load_runtime(item)

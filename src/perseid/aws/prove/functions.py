@@ -18,6 +18,7 @@ from perseid.aws.prove.budget import FunctionPrice
 from perseid.aws.prove.proof import Value
 from perseid.aws.session import aws_errors
 from perseid.errors import RunError
+from perseid.jsontext import parse_json
 from perseid.measure.fields import Fields
 from perseid.measure.report_line import Report, find_reports
 
@@ -59,7 +60,7 @@ def ask(calls: Calls, function: str, task: Mapping[str, str | int]) -> ProbeAnsw
         answer = calls.aws.client_that_asks_once("lambda").invoke(
             FunctionName=function, Payload=json.dumps({PROBE: task}).encode(), LogType="Tail"
         )
-    said = Fields(json.loads(answer["Payload"].read() or b"null"))
+    said = Fields(parse_json(answer["Payload"].read() or b"null"))
     seconds = time.monotonic() - began
     if answer.get("FunctionError"):
         raise RunError(f"the function failed: {said.text('errorMessage') or 'it does not say why'}")

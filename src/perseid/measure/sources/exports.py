@@ -100,6 +100,8 @@ def yaml_values(text: str, source: str) -> list[object] | None:
         return [yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))]
     except yaml.YAMLError as error:
         raise BadInputError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise BadInputError(f"{source} is not YAML: it is nested too deeply") from None
 
 
 def invocations_of(texts: Iterable[LogText]) -> list[Invocation]:

@@ -6,9 +6,9 @@ here know the text format only; lines in JSON are translated first.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
+from perseid.jsontext import parse_json
 from perseid.measure.fields import Fields
 from perseid.measure.report_line import format_report, report_of_event
 
@@ -43,8 +43,8 @@ def text_line(line: str) -> str:
     if start < 0 or not _may_be_json(line):
         return line
     try:
-        event = Fields(json.loads(line[start:]))
-    except (ValueError, RecursionError):
+        event = Fields(parse_json(line[start:]))
+    except ValueError:
         return line
     said = _platform(event) or _application(event)
     # What stands before the object, such as the name of a stream, is kept.

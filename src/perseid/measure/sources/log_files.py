@@ -7,13 +7,13 @@ is kept without one; nothing is made up.
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from perseid.jsontext import parse_json
 from perseid.measure.fields import Fields
 from perseid.measure.report_line import Report, find_reports
 from perseid.measure.sources.lambda_lines import text_lines
@@ -156,7 +156,7 @@ def _owner(line: str, found: Mapping[str, Invocation], open_ids: Iterable[str]) 
 def _literal(text: str) -> Fields:
     """Parse a dict that was printed as JSON or by Python's repr; empty if it is neither."""
     # The existing functions print the repr of a dict; literal_eval reads it without running code.
-    for read in (json.loads, ast.literal_eval):
+    for read in (parse_json, ast.literal_eval):
         try:
             value = read(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):

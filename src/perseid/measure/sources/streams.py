@@ -6,12 +6,12 @@ stream, everything between two STARTs belongs to one invocation; streams may com
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from perseid.jsontext import parse_json
 from perseid.measure.fields import Fields
 from perseid.measure.sources.lambda_lines import text_lines
 from perseid.measure.sources.log_files import Invocation, read_log
@@ -152,7 +152,7 @@ def read_mark(line: str) -> Fields | None:
     if match is None:
         return None
     try:
-        value = json.loads(match[1])
-    except (ValueError, RecursionError):
+        value = parse_json(match[1])
+    except ValueError:
         return None
     return Fields(value) if isinstance(value, Mapping) else None
