@@ -1,4 +1,4 @@
-"""Convert Arrow columns to NumPy arrays: nested lists, tensors, text, nulls."""
+"""Arrow columns: their types, and which field of a struct holds the pixels."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, NotInstalledError
-from perseid.survey.content import LONGEST_TEXT, TEXT
+from perseid.survey.content import TEXT
 
 PIXELS = ("flux", "array")
 """Names of the field of an image struct that holds the pixels: in the Multimodal Universe, and in
 data sets made with its tools."""
+
+_NUMPY_NAMES = {"halffloat": "float16", "float": "float32", "double": "float64"}
+"""NumPy's names of Arrow types; those of the others are the same. (`to_pandas_dtype`, like
+`to_numpy`, imports pandas if it is there, which takes a worker's memory.)"""
 
 
 def pyarrow_module() -> Any:
@@ -105,7 +109,11 @@ class Field:
                          if f.name == self.part)  # fmt: skip
             return values
         part = whole.values.field(self.part)
-        return type(whole).from_arrays(whole.offsets, part, mask=whole.is_null())
+        kind = pa.list_ if pa.types.is_list(whole.type) else pa.large_list
+        nulls, offsets = whole.buffers()[:2]
+        return pa.Array.from_buffers(
+            kind(part.type), len(whole), [nulls, offsets], offset=whole.offset, children=[part]
+        )
 
 
 def image_field(schema: Any, column: str, paths: Sequence[str]) -> Field:
@@ -138,20 +146,6 @@ def sibling_field(field: Field, part: str, paths: Sequence[str]) -> Field | None
     return Field(field.column, part, ".".join(parts[: parts.index(part, 1) + 1]))
 
 
-def bands_of_all(values: Any) -> tuple[str, ...] | None:
-    """The names that every row of a column of lists has; None if rows differ; otherwise empty."""
-    rows = values.drop_null()
-    if not len(rows):
-        return ()
-    names = rows.flatten().dictionary_encode()
-    count, rest = divmod(len(names), len(rows))
-    # By number: a million rows of text would take seconds to compare.
-    table = np.asarray(names.indices).reshape(len(rows), count) if not rest else None
-    if table is None or (table != table[0]).any():
-        return None
-    return tuple(str(one) for one in names[:count].to_pylist())
-
-
 def is_any_list(kind: Any) -> bool:
     """Whether an Arrow type is a list of any length."""
     types = pyarrow_module().types
@@ -172,18 +166,17 @@ def numpy_type(leaf: Any, place: str) -> np.dtype[Any]:
     types = pyarrow_module().types
     if types.is_string(leaf) or types.is_large_string(leaf) or types.is_string_view(leaf):
         return TEXT
-    if _is_binary(leaf):
+    if is_binary(leaf):
         return TEXT
     if types.is_boolean(leaf) or types.is_integer(leaf) or types.is_floating(leaf):
-        dtype: np.dtype[Any] = np.dtype(leaf.to_pandas_dtype())
-        return dtype
+        return np.dtype(_NUMPY_NAMES.get(str(leaf), str(leaf)))
     raise BadPartitionError(
         f"{place} is of the Parquet type {leaf}, which is not read: write numbers, text, or lists "
         "of numbers"
     )
 
 
-def _is_binary(kind: Any) -> bool:
+def is_binary(kind: Any) -> bool:
     """Whether values are bytes, which is what pandas writes for NumPy's text of bytes."""
     types = pyarrow_module().types
     return bool(
@@ -194,87 +187,16 @@ def _is_binary(kind: Any) -> bool:
     )
 
 
-def to_array(column: Any, place: str) -> NDArray[Any]:
-    """Convert a column to an array, rows first; a masked array if some values are null."""
-    pa = pyarrow_module()
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
-    if not hasattr(column, "flatten") or pa.types.is_struct(column.type):
-        return _leaf(column, place)
-    valid = column.is_valid().to_numpy(zero_copy_only=False)
-    if pa.types.is_fixed_size_list(column.type):
-        # `flatten` would skip the values below null lists, although they are stored
-        size = column.type.list_size
-        inner = column.values.slice(column.offset * size, len(column) * size)
-        return _rows_of(to_array(inner, place), len(column), valid, valid_only=False)
-    lengths = column.value_lengths().to_numpy(zero_copy_only=False)[valid]
-    if len(lengths) and (lengths != lengths[0]).any():
-        raise BadPartitionError(
-            f"{place} has lists of {int(lengths.min())} to {int(lengths.max())} values: all must "
-            "be equally long"
-        )
-    return _rows_of(to_array(column.flatten(), place), len(column), valid, valid_only=True)
+def validity(column: Any) -> NDArray[np.bool_]:
+    """Which values (n,) of an Arrow array are not null."""
+    bitmap = column.buffers()[0] if column.null_count else None
+    if bitmap is None:
+        return np.ones(len(column), np.bool_)
+    return bits(bitmap, column.offset, len(column))
 
 
-def _rows_of(
-    inner: NDArray[Any], rows: int, valid: NDArray[np.bool_], *, valid_only: bool
-) -> NDArray[Any]:
-    """Reshape the values of lists to rows; rows of null lists are masked."""
-    given = int(valid.sum()) if valid_only else rows
-    shaped = inner.reshape(given, -1 if inner.size else 0, *inner.shape[1:])
-    if valid.all():
-        return shaped
-    values = np.zeros((rows, *shaped.shape[1:]), inner.dtype)
-    mask = np.ones(values.shape, np.bool_)
-    kept = valid if valid_only else slice(None)
-    values[kept] = np.ma.getdata(shaped)
-    mask[kept] = np.ma.getmaskarray(shaped)
-    mask[~valid] = True
-    return np.ma.masked_array(values, mask=mask)
-
-
-def _leaf(column: Any, place: str) -> NDArray[Any]:
-    pa = pyarrow_module()
-    missing = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
-    if pa.types.is_dictionary(column.type):
-        _check_texts(column.dictionary, place)
-        column = column.dictionary_decode()
-    if _is_binary(column.type):
-        column = _decoded(column, place)
-    if pa.types.is_string_view(column.type):  # pyarrow computes little on these
-        column = column.cast(pa.large_string())
-    if numpy_type(column.type, place) == TEXT:
-        _check_texts(column, place)
-        values = np.array([text or "" for text in column.to_pylist()], TEXT)
-    elif pa.types.is_boolean(column.type):
-        values = column.fill_null(False).to_numpy(zero_copy_only=False)
-    else:
-        dtype = np.dtype(column.type.to_pandas_dtype())
-        buffer = column.buffers()[1]
-        values = np.frombuffer(buffer, dtype) if buffer else np.empty(0, dtype)
-        values = values[column.offset : column.offset + len(column)]
-    return values if missing is None else np.ma.masked_array(values, mask=missing)
-
-
-def _decoded(column: Any, place: str) -> Any:
-    """Convert a column of bytes to text; raises `BadPartitionError`, which names `place`, for bytes
-    that are not UTF-8."""
-    pa = pyarrow_module()
-    try:
-        return column.cast(pa.large_binary()).cast(pa.large_string())
-    except pa.ArrowInvalid as error:
-        raise BadPartitionError(
-            f"{place} has bytes that are not UTF-8 text: write the column as text or numbers"
-        ) from error
-
-
-def _check_texts(column: Any, place: str) -> None:
-    import pyarrow.compute as compute
-
-    if numpy_type(column.type, place) != TEXT:
-        return
-    longest = compute.max(compute.utf8_length(column)).as_py() or 0
-    if longest > LONGEST_TEXT:
-        raise BadPartitionError(
-            f"{place} has a text of {longest:,} characters; {LONGEST_TEXT} are read at most"
-        )
+def bits(buffer: Any, offset: int, length: int) -> NDArray[np.bool_]:
+    """The bits (length,) of an Arrow bitmap from number `offset`."""
+    first = offset // 8
+    packed = np.frombuffer(buffer, np.uint8)[first : (offset + length + 7) // 8]
+    return np.unpackbits(packed, bitorder="little")[offset - 8 * first :][:length].view(np.bool_)

@@ -27,16 +27,15 @@ from perseid.survey.file_columns import Columns, as_cutouts, as_dict, check_colu
 from perseid.survey.file_table import Table, Writer
 from perseid.survey.formats.arrow import (
     Field,
-    bands_of_all,
     image_field,
     is_read,
     item_bytes,
     numpy_type,
     pyarrow_module,
     sibling_field,
-    to_array,
     unwrapped,
 )
+from perseid.survey.formats.arrow_values import bands_of_all, to_array
 from perseid.survey.picking import pick_columns, unused_names, without_strangers
 from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.votable_header import votable_fields, with_fields
@@ -198,7 +197,9 @@ class _Groups(Table):
         if band is None:
             return ()
         found: tuple[str, ...] = ()
-        for batch in self._file.iter_batches(columns=[band.path], use_threads=False):
+        for batch in self._file.iter_batches(
+            batch_size=_MOST_BATCH_ROWS, columns=[band.path], use_threads=False
+        ):
             here = bands_of_all(band.values(batch))
             found = found or here or ()
             if here is None or (here and here != found):
