@@ -55,6 +55,10 @@ def misbehave(fault: str) -> bool:
         while True:
             hog.append(b"x" * (20 * 2**20))
             time.sleep(0.02)
+    if name == "task" and not Path(value).exists():  # the whole task, which can report nothing
+        Path(value).touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
     if name == "sleep":
         time.sleep(float(value))
     while name == "until" and not Path(value).exists():

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 import time
+from dataclasses import replace
 
 import pytest
 from engine import FAULTY_WORKER
@@ -14,8 +18,9 @@ import perseid
 from perseid.api.runs import begin
 from perseid.cli import main
 from perseid.engines.slurm import SlurmEngine
-from perseid.engines.slurm.slurm_commands import ENDINGS, LIVE, time_limit
-from perseid.engines.slurm.slurm_engine import pack
+from perseid.engines.slurm.job_arrays import JobArray, Launcher, job_name, pack
+from perseid.engines.slurm.more_memory import with_more_memory
+from perseid.engines.slurm.slurm_commands import ENDINGS, LIVE, largest_node, time_limit
 from perseid.engines.slurm.slurm_run import SlurmRun
 from perseid.engines.slurm.submission import Submission
 from perseid.errors import BadInputError, RunError, RunInterruptedError
@@ -154,6 +159,89 @@ def test_a_rank_above_its_memory_is_named_by_our_own_limit(cluster):
     assert cluster.resume().incomplete is None
 
 
+@pytest.fixture
+def control_groups(slurm, tmp_path, monkeypatch):
+    """What squeue says where control groups end a task: none of them limit the jobs here."""
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text(f'#!/bin/sh\n{shutil.which("squeue")} "$@" | sed s/FAILED/OUT_OF_MEMORY/\n')
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(squeue.parent), prepend=":")
+
+
+def test_ranks_that_ran_out_of_memory_are_submitted_again_with_more(cluster, control_groups):
+    """One meets the worker's own limit; the task of another is ended by Slurm."""
+    cluster.faults(rank1="hog", rank2=f"task:{cluster.folder}/ended")
+    run = cluster.begin(ranks_per_task=1, retries=1)
+    told = []
+    run.wait(DEADLINE, progress=told.append)
+    assert run.incomplete is None
+    said = {one.rank: one.message for one in told if getattr(one, "state", "") == "retrying"}
+    assert set(said) == {1, 2}
+    assert all("may take 3,538 MB in Slurm job" in text for text in said.values())
+    report = json.loads((cluster.folder / "run/engine.json").read_text())
+    ends = {(one["rank"], one["ending"], one["memory_mb"]) for one in report["attempts"]}
+    assert ends == {(0, "done", 1769), (3, "done", 1769), (1, "out of memory", 1769),
+                    (1, "done", 3538), (2, "done", 3538)}  # fmt: skip
+    job = run.handle.jobs[1]
+    assert "mem=3638M" in cluster.slurm.call("scontrol", "show", "job", f"{job}_0")
+
+
+@pytest.mark.slow
+def test_a_resumption_gives_more_to_ranks_that_ran_out_of_memory(cluster, control_groups):
+    """Nobody was there to submit them again, or they had no attempt left."""
+    cluster.faults(rank2=f"task:{cluster.folder}/ended")
+    run = cluster.begin(ranks_per_task=1, retries=0)
+    run.wait(DEADLINE, progress=False)
+    assert "more memory than Slurm gave it" in missing(run)[2]
+    assert cluster.resume().incomplete is None
+    report = json.loads((cluster.folder / "run/engine.json").read_text())
+    assert [one["memory_mb"] for one in report["attempts"] if one["rank"] == 2] == [3538]
+
+
+@pytest.mark.slow
+def test_two_that_wait_submit_what_ran_out_of_memory_once(cluster, control_groups):
+    cluster.faults(rank2=f"task:{cluster.folder}/ended")
+    run = cluster.begin(ranks_per_task=1, retries=1)
+    command = [sys.executable, "-m", "perseid", "status", run.url, "--wait"]
+    others = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
+    run.wait(DEADLINE, progress=False)
+    assert [other.wait(DEADLINE) for other in others] == [0, 0]
+    assert run.incomplete is None
+    report = json.loads((cluster.folder / "run/engine.json").read_text())
+    assert [one["memory_mb"] for one in report["attempts"] if one["rank"] == 2] == [3538]
+    rows = cluster.slurm.call("squeue", "--noheader", "--array", "--states=all",
+                              "--format=%F %T", f"--name={job_name(run.manifest)}")  # fmt: skip
+    kept = {row.split()[0] for row in rows.splitlines() if "CANCELLED" not in row}
+    assert len(kept) == 2, rows
+
+
+@pytest.mark.parametrize(
+    ("had", "most", "expected"),
+    [({1: 1000}, 8000, ((1,), 2000)), ({1: 1000, 2: 2000}, 8000, ((1, 2), 4000)),
+     ({1: 1000, 2: 2000}, 2000, ((1,), 2000)), ({1: 1000}, 1000, None), ({1: 1000}, 0, None),
+     ({}, 8000, None)],
+    ids=["twice", "the most of several", "a node's limit", "no larger node", "unknown nodes",
+         "none"],
+)  # fmt: skip
+def test_memory_is_raised_within_the_largest_node(had, most, expected):
+    submission = Submission("a", (0, 1, 2), 1, 1, 1, 1000, 1.0, 2, raises=2)
+    found = with_more_memory(submission, had, most, 1)
+    assert (found and (found.ranks, found.memory_mb)) == expected
+    chosen = replace(submission, raises=None)
+    assert with_more_memory(chosen, had, most, 1) is None, "the user's own choice stands"
+
+
+def test_the_largest_node_of_a_partition(slurm, tmp_path, monkeypatch):
+    assert largest_node() == largest_node("urgent") == largest_node("none,main") == 8000
+    assert largest_node("none") is None
+    sinfo = tmp_path / "sinfo"
+    sinfo.write_text("#!/bin/sh\nprintf 'short*|64000\\nshort*|96000+\\nlong|512000\\n'\n")
+    sinfo.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert (largest_node(), largest_node("short,long")) == (96000, 512000)
+
+
 def test_replace_leaves_nothing_of_the_former_run(cluster):
     cluster.faults()
     first = cluster.begin().wait(DEADLINE, progress=False)
@@ -278,7 +366,8 @@ def test_a_task_that_slurm_ended_for_memory(tmp_path, monkeypatch):
     refs = tuple(PartitionRef(f"{n}.pt", 1) for n in range(4))
     run = Manifest("r", 1.0, "0", partitions=refs, assignment=(1,) * 4, settings=RunSettings(),
                    request={}, **keys)  # fmt: skip
-    handle = SlurmRun(run, Submission("a", (0, 1, 2, 3), 1, 1, 1, 100, 1.0, 0), ("1842",))
+    array = JobArray(Submission("a", (0, 1, 2, 3), 1, 1, 1, 100, 1.0, 0), "1842")
+    handle = SlurmRun(run, [array], Launcher(run))
     count = handle.poll()[-1]
     assert (count.waiting, count.running) == (1, 1)
     assert not handle.ended

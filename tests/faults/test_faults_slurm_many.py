@@ -52,12 +52,13 @@ def test_517_ranks_and_every_ending_at_once(cluster, tmp_path: Path, monkeypatch
     engine = SlurmEngine(command=FAULTY_WORKER, retries=0, time="2", memory_mb=400)
     request = perseid.RunRequest.parse({**keys, "results": str(tmp_path / "run")})
     run = begin(request, engine, lambda event: None)
+    submission = run.handle.arrays[0].submission
 
     def started(rank: int) -> bool:
         return f"\n{rank} 1 start " in "\n" + (tmp_path / "journal").read_text()
 
     def node_of(rank: int) -> str:
-        index = str(run.handle.submission.task_of(rank))
+        index = str(submission.task_of(rank))
         return next((row[2] for row in cluster.tasks() if row[:2] == [index, "RUNNING"]), "")
 
     until((tmp_path / "journal").exists, "no rank began")
@@ -74,7 +75,7 @@ def test_517_ranks_and_every_ending_at_once(cluster, tmp_path: Path, monkeypatch
     told = {entry["rank"]: entry["reason"] for entry in ended.summary["ranks"]["missing"]}
     assert "above its 400 MB" in told[HOG]
     assert "its time limit passed" in told[LATE]
-    late = set(run.handle.submission.of_task(run.handle.submission.task_of(LATE)))
+    late = set(submission.of_task(submission.task_of(LATE)))
     assert {rank: why for rank, why in told.items() if rank not in late | {HOG}} == {}
     for rank in (LOST, PREEMPTED):
         assert ended.ranks[rank].done

@@ -24,12 +24,22 @@ from perseid.storage import ObjectInfo, Storage
 
 LOOK_SECONDS = 0.5
 """Interval between two listings of the store, in seconds."""
+SLOWER = 1.3
+"""Growth factor of the interval of a handle whose `longest_look` is above its `first_look`."""
 READERS = 16
 """Number of objects that are read concurrently."""
 
 
 class AttachedRun:
-    """A handle of a run whose driver is another process or has ended."""
+    """A handle of a run whose driver is another process or has ended.
+
+    It is also the base of handles of schedulers, which have `_has_ended` and what follows from it.
+    """
+
+    first_look = longest_look = LOOK_SECONDS
+    """First and longest interval between two polls of `wait`, in seconds."""
+    too_late = "the run has not ended within {:g} s; it goes on"
+    """Message when the time limit of `wait`, in seconds, has passed."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
@@ -37,6 +47,8 @@ class AttachedRun:
         self._read: dict[int, ObjectInfo] = {}
         """For each rank, the listing entry of the record or log that was read last."""
         self._states: dict[int, RankEvent] = {}
+        self._over = False
+        """Whether the run had ended when the last poll began."""
 
     @property
     def seen(self) -> frozenset[int]:
@@ -52,6 +64,10 @@ class AttachedRun:
     @property
     def ended(self) -> bool:
         """Whether the driver has ended; if it is on another machine, whether its mark is gone."""
+        return self._has_ended()
+
+    def _has_ended(self) -> bool:
+        """Find out whether anything works on the run; called once at the start of each poll."""
         mark = read_mark(self._store)
         # A process on another machine cannot be checked; the mark's removal shows that it ended.
         return mark is None or (mark.here and not mark.is_alive)
@@ -62,6 +78,8 @@ class AttachedRun:
         Each call lists the store once. A record is read once; the log of a rank without a record
         is read again whenever it has grown.
         """
+        # Before the listing, so that the last poll sees everything that was written.
+        self._over = self._has_ended()
         listed = {info.key: info for info in self._store.list()}
         changed: dict[int, ObjectInfo] = {}
         for rank in range(self._manifest.world_size):
@@ -83,20 +101,24 @@ class AttachedRun:
         return tuple(events.values())
 
     def wait(self, report: Report, timeout: float | None = None) -> None:
-        """Wait until the driver has ended. The events of earlier polls are reported first."""
+        """Wait until the run has ended. The events of earlier polls are reported first."""
         deadline = None if timeout is None else time.monotonic() + timeout
         for known in self.known:
             report(known)
+        pause = self.first_look
         while True:
-            # Checked before polling, so that the poll sees everything that the driver wrote last.
-            ended = self.ended
             for event in self.poll():
                 report(event)
-            if ended:
+            if self._over and not self._goes_on(report):
                 return
             if deadline is not None and time.monotonic() > deadline:
-                raise RunError(f"the run has not ended within {timeout:g} s; it goes on")
-            time.sleep(LOOK_SECONDS)
+                raise RunError(self.too_late.format(timeout))
+            time.sleep(pause)
+            pause = min(self.longest_look, pause * SLOWER)
+
+    def _goes_on(self, report: Report) -> bool:
+        """Whether a run that has ended was begun again; called by `wait`."""
+        return False
 
     def stop(self) -> bool:
         """Interrupt the driver as Ctrl-C does."""

@@ -26,6 +26,9 @@ class RetryPolicy:
     """Factor by which each further wait is longer."""
     longest_wait: float = 30.0
     """Maximum wait, in seconds."""
+    same_memory: bool = True
+    """Whether a rank that ran out of memory is tried again; False if its caller submits it again
+    with more memory."""
 
     def __post_init__(self) -> None:
         if self.retries < 0:
@@ -37,6 +40,8 @@ class RetryPolicy:
 
     def again(self, ending: Ending, failures: int) -> bool:
         """Whether a rank is tried again after `failures` failures, the last with this ending."""
+        if ending is Ending.OUT_OF_MEMORY and not self.same_memory:
+            return False
         return ending not in FINAL and failures <= self.retries
 
 

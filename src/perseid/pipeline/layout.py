@@ -101,6 +101,10 @@ def log(rank: int) -> str:
     return f"logs/{rank}.log"
 
 
+SLURM_OUT_OF_MEMORY = "slurm/out-of-memory.json"
+"""On Slurm: the ranks that ran out of memory, and how much they had."""
+
+
 def slurm_submission(name: str) -> str:
     """On Slurm: what the tasks of one submission have to do."""
     return f"slurm/{name}.json"

@@ -109,6 +109,11 @@ def keep_report(store: Storage, engine: str, report: EngineReport) -> EngineSumm
     plain, drivers = report.to_json(), 1
     former = _former(store)
     if former is not None:
+        known = {entry["request_id"] for entry in former["attempts"]}
+        own = {entry["request_id"] for entry in plain["attempts"]}
+        if own and own <= known:
+            # Of several processes that waited for the same ranks, another one wrote them.
+            return cast(EngineSummary, {k: v for k, v in former.items() if k != "attempts"})
         plain["attempts"] = [*former["attempts"], *plain["attempts"]]
         drivers += former.get("drivers", 1)
         plain["wall_seconds"] += former["wall_seconds"]

@@ -21,8 +21,6 @@ from perseid.pipeline.events import CountEvent, Event, Report
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import read_records
 
-LOOK_SECONDS = 0.2
-"""Interval between two checks of the tasks, in seconds."""
 STOP_SECONDS = 30.0
 """Seconds that tasks may take to end their ranks when the run is stopped."""
 RESULT_SECONDS = 10
@@ -31,6 +29,9 @@ RESULT_SECONDS = 10
 
 class DaskRun(AttachedRun):
     """The futures of a run, and the records that its ranks write to the store."""
+
+    first_look = longest_look = 0.2
+    too_late = "the run has not ended within {:g} s"
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class DaskRun(AttachedRun):
         self._client = client
         self._began = time.time()
         self._stopped_at: float | None = None
+        self._requests = StopRequests()
         with ExitStack() as resources:
             resources.enter_context(Owner(self._store))
             resources.enter_context(kept_models(client, manifest.run_id))
@@ -67,8 +69,7 @@ class DaskRun(AttachedRun):
         """One future per task, for use with `distributed.progress` and similar functions."""
         return list(self._futures)
 
-    @property
-    def ended(self) -> bool:
+    def _has_ended(self) -> bool:
         """Whether no task waits or runs, or the time for tasks of a stopped run to end is over."""
         # A worker that hangs or is gone must not make a stopped run wait forever.
         if self._stopped_at is not None and time.time() - self._stopped_at > STOP_SECONDS:
@@ -77,30 +78,21 @@ class DaskRun(AttachedRun):
 
     def poll(self) -> Sequence[Event]:
         """Events for new records in the store, and the number of ranks in each state."""
+        if self._requests.count and self._stopped_at is None:
+            self.stop()
         events = super().poll()
         ranks = self._ranks()
         done = len(ranks & self.seen)
         count = CountEvent(
             "map", time.time() - self._began, len(ranks), len(ranks) - done, 0, done,
-            ended=self.ended,
+            ended=self._over,
         )  # fmt: skip
         return (*events, count)
 
     def wait(self, report: Report, timeout: float | None = None) -> None:
         """Wait until all tasks have ended; meanwhile, SIGINT and SIGTERM stop them."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with StopRequests() as stop:
-            while True:
-                ended = self.ended
-                for event in self.poll():
-                    report(event)
-                if ended:
-                    return
-                if stop.count and self._stopped_at is None:
-                    self.stop()
-                if deadline is not None and time.monotonic() > deadline:
-                    raise RunError(f"the run has not ended within {timeout:g} s")
-                time.sleep(LOOK_SECONDS)
+        with self._requests:  # each poll checks the count
+            super().wait(report, timeout)
 
     def stop(self) -> bool:
         """End the running ranks and cancel the waiting tasks."""

@@ -6,6 +6,7 @@ where it is available. Formats: the manual pages of Slurm 22.05 and later.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -171,6 +172,28 @@ def largest_array() -> int:
         return DEFAULT_ARRAY
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
     return int(found[1]) if found else DEFAULT_ARRAY
+
+
+def largest_node(partition: str = "") -> int | None:
+    """Memory of the largest node of a partition (or of several, with commas), in MB.
+
+    An empty name means the partition that sbatch chooses. None if Slurm does not tell it.
+    """
+    wanted = partition or os.environ.get("SBATCH_PARTITION", "")
+    try:
+        # One line per node: lines of several nodes would tell the smallest, such as "8000+".
+        done = _call(["sinfo", "--noheader", "--Node", "--format=%P|%m"])
+    except NotInstalledError:
+        return None
+    rows = [line.strip().split("|") for line in done.stdout.splitlines() if line.count("|") == 1]
+    # sinfo marks the default partition by an asterisk.
+    sizes = [
+        int(size.strip("+ "))
+        for name, size in rows
+        if size.strip("+ ").isdecimal()
+        and (name.strip("* ") in wanted.split(",") if wanted else name.strip().endswith("*"))
+    ]
+    return max(sizes, default=None)
 
 
 def time_limit(text: str) -> timedelta | None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
-import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
-from perseid.engines.base import stated
+from perseid.engines.base import Capabilities, stated
 from perseid.engines.block import attempts_before
 from perseid.engines.cluster_engine import LIMITS, ClusterEngine
 from perseid.engines.slurm import slurm_commands
-from perseid.engines.slurm.slurm_commands import Resources
-from perseid.engines.slurm.slurm_run import PUBLISH_MB, SlurmRun, job_name, task_output
+from perseid.engines.slurm.job_arrays import JobArray, Launcher, arrays_in, in_mark, pack
+from perseid.engines.slurm.more_memory import remembered, with_more_memory
+from perseid.engines.slurm.slurm_run import SlurmRun
 from perseid.engines.slurm.submission import Submission
-from perseid.errors import BadInputError, NotFoundError, RunError
+from perseid.errors import BadInputError, NotFoundError, PerseidError, RunError
 from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
@@ -25,13 +25,6 @@ from perseid.storage import Storage
 
 SETTINGS = ("partition", "account", "time", "ranks_per_task", "sbatch")
 """Keyword arguments of the engine that ``driver.json`` and the command line may state."""
-WANTED_TASKS = 128
-"""Number of tasks of a run if nobody states the ranks per task: enough to spread over a cluster,
-and few enough for any limit on submitted jobs."""
-BATCH = """#!/bin/bash
-trap '' USR1  # until the program is ready for it
-exec {python} -P -m perseid.engines.slurm.task {url} {submission}
-"""
 
 
 class SlurmEngine(ClusterEngine):
@@ -97,65 +90,92 @@ class SlurmEngine(ClusterEngine):
         """Create the engine from those settings that are its keyword arguments."""
         return cls(**stated(settings, (*SETTINGS, "workers", *LIMITS)))
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """As of all schedulers; memory that the user did not choose is raised."""
+        found = super().capabilities
+        return replace(found, more_memory=self._may_raise and found.memory_per_rank is None)
+
     def submit(self, manifest: Manifest, ranks: Sequence[int] | None = None) -> SlurmRun:
-        """Submit a job array whose tasks share the ranks."""
+        """Submit a job array whose tasks share the ranks, and one for those that need more
+        memory."""
         store = Storage(manifest.results_url)
         _refuse_if_live(store)
-        options = self._options_for(manifest)
         wanted = tuple(range(manifest.world_size) if ranks is None else ranks)
-        workers = options.workers or 1
-        submission = Submission(
+        launcher = self._launcher(manifest)
+        parts = self._parts(manifest, wanted, resumed=ranks is not None)
+        arrays: list[JobArray] = []
+        try:
+            arrays += (launcher.launch(part) for part in parts)
+        except PerseidError:
+            if arrays:
+                slurm_commands.cancel([array.job for array in arrays])
+            raise
+        mark: dict[str, object] = {"engine": self.name, **in_mark(arrays), "since": time.time()}
+        mark |= {"sbatch": self._sbatch, **self._named()}
+        # After the jobs, because it names them; `submit` of a second process then refuses.
+        store.put(layout.DRIVER, json.dumps(mark).encode())
+        return SlurmRun(manifest, arrays, launcher, submitted=True)
+
+    def attach(self, manifest: Manifest) -> SlurmRun:
+        """A handle of the jobs that ``driver.json`` names."""
+        store = Storage(manifest.results_url)
+        launcher = self._launcher(manifest)
+        try:
+            mark = parse_json(store.get(layout.DRIVER))
+            return SlurmRun(manifest, arrays_in(store, mark), launcher, mark.get("publisher"))
+        except (NotFoundError, ValueError, KeyError, TypeError):
+            # No driver.json: the run was published, or its driver died before it submitted.
+            return SlurmRun(manifest, (), launcher)
+
+    def _parts(
+        self, manifest: Manifest, wanted: tuple[int, ...], *, resumed: bool
+    ) -> list[Submission]:
+        """The submissions of these ranks; those that ran out of memory are a part of their own."""
+        if not wanted:
+            return []
+        whole, largest = self._whole(manifest, wanted), slurm_commands.largest_array()
+        rest, larger = wanted, None
+        if resumed:
+            whole = replace(whole, former=attempts_before(manifest, wanted))
+            found = remembered(Storage(manifest.results_url))
+            # A rank that had less than all have now gets more anyway.
+            enough = {rank for rank in wanted if found.get(rank, 0) >= whole.memory_mb}
+            before = {rank: found[rank] for rank in enough}
+            most = self._launcher(manifest).largest_memory() if before else 0
+            larger = with_more_memory(whole, before, most, pack(len(before), largest, 1))
+            rest = tuple(rank for rank in wanted if larger is None or rank not in larger.ranks)
+        per_task = pack(len(rest), largest, self._ranks_per_task)
+        usual = replace(whole, ranks=rest, ranks_per_task=per_task)
+        return [part for part in (usual, larger) if part is not None and part.ranks]
+
+    def _whole(self, manifest: Manifest, wanted: tuple[int, ...]) -> Submission:
+        """The submission of all these ranks with the memory that the request states."""
+        options = self._options_for(manifest)
+        chosen = "memory_mb" in {**manifest.request, **self._limits} or not self._may_raise
+        return Submission(
             # Each resumption is a submission of its own, beside the objects of earlier ones.
-            name=uuid.uuid4().hex[:12],
+            name=Submission.new_name(),
             ranks=wanted,
-            ranks_per_task=pack(len(wanted), slurm_commands.largest_array(), self._ranks_per_task),
-            workers=workers,
+            ranks_per_task=1,
+            workers=options.workers or 1,
             threads=options.threads,
             memory_mb=options.memory_mb,
             timeout=options.timeout,
             retries=options.retry.retries,
             command=self._command,
-            former={} if ranks is None else attempts_before(manifest, wanted),
             allow_model_change=manifest.allow_model_change,
+            raises=None if chosen else options.retry.retries,
         )
-        jobs: list[str] = []
-        if wanted:
-            # Before the jobs: a task may start as soon as sbatch returns.
-            submission.put(store)
-            # Slurm limits the task as a whole, not each of its processes.
-            memory = (options.memory_mb + OVERHEAD_MB) * workers
-            cores = workers * options.threads
-            resources = Resources(cores, memory, *self._named_resources(), self._extra)
-            script = BATCH.format(
-                python=shlex.quote(sys.executable),
-                url=shlex.quote(manifest.results_url),
-                submission=submission.name,
-            )
-            name, output = job_name(manifest), task_output(manifest)
-            jobs.append(slurm_commands.submit(script, submission.tasks, name, output, resources))
-        publishing = Resources(1, PUBLISH_MB, *self._named_resources(), self._extra)
-        mark: dict[str, object] = {"engine": self.name, "submission": submission.name}
-        mark |= {"jobs": jobs, "since": time.time(), "sbatch": self._sbatch, **self._named()}
-        # After the jobs, because it names them; `submit` of a second process then refuses.
-        store.put(layout.DRIVER, json.dumps(mark).encode())
-        return SlurmRun(manifest, submission, tuple(jobs), publishing=publishing)
 
-    def attach(self, manifest: Manifest) -> SlurmRun:
-        """A handle of the jobs that ``driver.json`` names."""
-        store = Storage(manifest.results_url)
-        try:
-            mark = parse_json(store.get(layout.DRIVER))
-            submission = Submission.get(store, str(mark["submission"]))
-            return SlurmRun(manifest, submission, tuple(mark["jobs"]), mark.get("publisher"))
-        except (NotFoundError, ValueError, KeyError, TypeError):
-            # No driver.json: the run was published, or its driver died before it submitted.
-            nothing = Submission("none", (), 1, 1, 1, 1, 1.0, 0)
-            return SlurmRun(manifest, nothing, ())
-
-    def _named_resources(self) -> tuple[str, str, str]:
-        """Time, partition and account, in the order of the fields of `Resources`."""
+    def _launcher(self, manifest: Manifest) -> Launcher:
         partition, account, limit = self._resources
-        return limit, partition, account
+        return Launcher(manifest, limit, partition, account, self._extra)
+
+    @property
+    def _may_raise(self) -> bool:
+        """Whether the user leaves the memory of a task to us."""
+        return not any(option.startswith("--mem") for option in self._extra)
 
     def _named(self) -> dict[str, object]:
         """The settings that ``driver.json`` keeps for a resumption."""
@@ -166,22 +186,11 @@ class SlurmEngine(ClusterEngine):
         return found
 
 
-def pack(ranks: int, largest_array: int, asked: int | None = None) -> int:
-    """Number of ranks per task: as requested, or more if an array may have only few tasks."""
-    # MaxArraySize is one above the largest index that Slurm allows.
-    least = -(-ranks // max(1, largest_array - 1))
-    return max(1, least, asked or -(-ranks // WANTED_TASKS))
-
-
-OVERHEAD_MB = 100
-"""Memory that a task needs besides its ranks, in MB: its own process and a reaper."""
-
-
 def _refuse_if_live(store: Storage) -> None:
     """Raise `RunError` if jobs of this run already wait or run."""
     try:
         mark = parse_json(store.get(layout.DRIVER))
-        jobs = [str(job) for job in mark["jobs"]]
+        jobs = [array.job for array in arrays_in(store, mark)]
     except (NotFoundError, ValueError, KeyError, TypeError):
         return
     live = [task for task in slurm_commands.states(jobs) or () if task.live] if jobs else []

@@ -3,57 +3,83 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from perseid.engines.attached import AttachedRun
 from perseid.engines.slurm import slurm_commands
-from perseid.engines.slurm.slurm_commands import ENDINGS, RUNNING, Resources, TaskState
+from perseid.engines.slurm.job_arrays import (
+    JobArray,
+    Launcher,
+    add_array,
+    arrays_in,
+    pack,
+    task_output,
+)
+from perseid.engines.slurm.more_memory import ran_out, remember, with_more_memory
+from perseid.engines.slurm.slurm_commands import ENDINGS, RUNNING, TaskState
 from perseid.engines.slurm.submission import Submission, get_reports
-from perseid.errors import BadInputError, RunError
+from perseid.errors import BadInputError, NotFoundError, RunError
 from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import Attempt, Ending, EngineReport
-from perseid.pipeline.events import CountEvent, Event, RankEvent, RankState, Report
+from perseid.pipeline.events import (
+    CountEvent,
+    Event,
+    RankEvent,
+    RankState,
+    Report,
+    StageEvent,
+)
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import read_records
 from perseid.pipeline.run_state import published
-from perseid.storage import Storage
 
-FIRST_LOOK, LONGEST_LOOK, SLOWER = 0.5, 10.0, 1.3
-"""First and longest interval between two calls of squeue, in seconds, and the growth factor."""
-PUBLISH = """#!/bin/bash
-exec {python} -P -m perseid.engines.slurm.publish_job {url}
-"""
-PUBLISH_MB = 2000
-"""Memory of the job that publishes a run after its driver left, in MB: 8 bytes per row, and the
-objects of some ranks."""
+Task = tuple[str, int]
+"""A task: Slurm's number of its array, and its index."""
 
 
 class SlurmRun(AttachedRun):
-    """The job arrays of a run, which are followed in the store and squeue."""
+    """The job arrays of a run, which are followed in the store and squeue.
+
+    Parameters
+    ----------
+    manifest
+        The manifest of the run.
+    arrays
+        Its arrays; a rank that ran out of memory is in several, and the last one decides.
+    launcher
+        Submits further arrays.
+    publisher
+        Number of the Slurm job that publishes the run; None if there is none.
+    submitted
+        Whether this process submitted the arrays.
+    """
+
+    # squeue loads the controller of a whole cluster, so it is asked rarely in long runs.
+    longest_look = 10.0
 
     def __init__(
         self,
         manifest: Manifest,
-        submission: Submission,
-        jobs: tuple[str, ...],
+        arrays: Sequence[JobArray],
+        launcher: Launcher,
         publisher: str | None = None,
-        publishing: Resources | None = None,
+        *,
+        submitted: bool = False,
     ) -> None:
         super().__init__(manifest)
-        self._publisher, self._publishing = publisher, publishing
-        self.submission = submission
-        self.jobs = jobs
+        self.arrays = tuple(arrays)
+        self._launcher, self._publisher, self._submitted = launcher, publisher, submitted
         self._began = time.time()
-        self._tasks: dict[int, TaskState] = {}
-        """For each task, by its index, the state that was seen last."""
-        self._over = not jobs
-        self._silent_since: float | None = None
+        self._tasks: dict[Task, TaskState] = {}
+        """For each task, the state that was seen last."""
+        self._over = not arrays
+
+    @property
+    def jobs(self) -> tuple[str, ...]:
+        """Slurm's numbers of the arrays."""
+        return tuple(array.job for array in self.arrays)
 
     @property
     def ended(self) -> bool:
@@ -62,12 +88,11 @@ class SlurmRun(AttachedRun):
 
     def poll(self) -> Sequence[Event]:
         """Events from the store about ranks and from squeue about tasks; one request to each."""
-        self._look()
         told = (*super().poll(), *self._lost())
         live = [task for task in self._tasks.values() if task.live]
-        running = sum(self._ranks(task) for task in live if task.state in RUNNING)
-        waiting = sum(self._ranks(task) for task in live if task.state not in RUNNING)
-        own = set(self.submission.ranks)
+        running = sum(self._ranks_of(task) for task in live if task.state in RUNNING)
+        waiting = sum(self._ranks_of(task) for task in live if task.state not in RUNNING)
+        own = self._array_of.keys()
         known = [event for event in self.known if event.rank in own]
         total, finished = len(own), len(self.seen & own)
         # The numbers of two sources may disagree for a moment: no more ranks run than are
@@ -81,39 +106,103 @@ class SlurmRun(AttachedRun):
         )  # fmt: skip
         return (*told, count)
 
+    def _has_ended(self) -> bool:
+        """Ask squeue for the tasks; the last answer stands if it gives none."""
+        if self._over:
+            return True
+        found = slurm_commands.states(self.jobs)
+        if found is None:
+            return False  # the controller does not answer, so nothing is known to have ended
+        self._tasks |= {(task.job, task.index): task for task in found}
+        waits = self._publisher and slurm_commands.is_live(self._publisher) is not False
+        return not waits and not any(task.live for task in found)
+
+    @property
+    def _array_of(self) -> dict[int, JobArray]:
+        """By rank, the last array that works or worked on it."""
+        return {rank: array for array in self.arrays for rank in array.submission.ranks}
+
     def _lost(self) -> Sequence[Event]:
         """Fail the ranks whose task has ended and left neither a record nor a reason."""
         over = (RankState.DONE, RankState.FAILED)
-        ended = [task.index for task in self._tasks.values() if not task.live]
         found = {
             rank: RankEvent(rank, RankState.FAILED, now.attempt, message=self._why(rank, {}))
-            for index in ended
-            for rank in self.submission.of_task(index)
+            for rank, array in self._array_of.items()
+            if (task := self._tasks.get(task_of(rank, array))) and not task.live
             if (now := self._states[rank]).state not in over
         }
         self._states |= found
         return tuple(found.values())
 
-    def wait(self, report: Report, timeout: float | None = None) -> None:
-        """Poll at growing intervals until no task waits or runs."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = FIRST_LOOK
-        for known in self.known:
-            report(known)
-        while True:
-            for event in self.poll():
-                report(event)
-            if self.ended:
-                return
-            if deadline is not None and time.monotonic() > deadline:
-                raise RunError(f"the run has not ended within {timeout:g} s; it goes on")
-            time.sleep(pause)
-            # squeue loads the controller of a whole cluster, so it is asked rarely in long runs.
-            pause = min(LONGEST_LOOK, pause * SLOWER)
+    def _goes_on(self, report: Report) -> bool:
+        """Submit ranks that ran out of memory again, unless another process has done so."""
+        canceled = any(task.state == "CANCELLED" for task in self._tasks.values())
+        if self._publisher or canceled or not self.arrays:
+            return False
+        try:
+            # First, since this process may not have seen what another one submitted.
+            arrays = arrays_in(self._store, parse_json(self._store.get(layout.DRIVER)))
+            if len(arrays) == len(self.arrays) and (larger := self._larger()) is not None:
+                arrays = add_array(self._store, self._launcher, self.arrays, larger)
+        except (NotFoundError, ValueError, KeyError, TypeError):
+            return False  # another process has published the run
+        except (BadInputError, RunError) as error:
+            report(StageEvent("map", f"ranks that ran out of memory are not tried again: {error}"))
+            return False
+        if len(arrays) == len(self.arrays):
+            return False
+        self._take_up(arrays, report)
+        return True
+
+    def _larger(self) -> Submission | None:
+        """The submission of the ranks that ran out of memory and may have more."""
+        before = {
+            rank: memory
+            for rank, memory in self._out_of_memory(self._reports()).items()
+            if self._array_of[rank].submission.raises
+        }
+        if not before:
+            return None
+        per_task = pack(len(before), slurm_commands.largest_array(), 1)
+        # The last array has the fewest raises left.
+        last = self.arrays[-1].submission
+        return with_more_memory(last, before, self._launcher.largest_memory(), per_task)
+
+    def _take_up(self, arrays: Sequence[JobArray], report: Report) -> None:
+        """Follow these arrays, of which the last ones are new."""
+        for array in arrays[len(self.arrays) :]:
+            ranks, memory = array.submission.ranks, array.submission.memory_mb
+            for rank in ranks:
+                said = f"it ran out of memory and may take {memory:,} MB in Slurm job {array.job}"
+                attempt = self._states[rank].attempt if rank in self._states else 0
+                self._states[rank] = RankEvent(rank, RankState.RETRYING, attempt, message=said)
+                report(self._states[rank])
+        self.arrays = tuple(arrays)
+        self._over = False
+
+    def _out_of_memory(self, reports: Mapping[Task, EngineReport]) -> dict[int, int]:
+        """By rank, the memory in MB that it ran out of in its last array."""
+        found = {}
+        for rank, array in self._array_of.items():
+            key = task_of(rank, array)
+            state = self._tasks[key].state if key in self._tasks else ""
+            report = reports.get(key)
+            missing = rank not in self.seen if report is None else rank in report.failures
+            if missing and ran_out(rank, report, state):
+                found[rank] = array.submission.memory_mb
+        return found
+
+    def _reports(self) -> dict[Task, EngineReport]:
+        """The reports of all tasks that left one."""
+        return {
+            (array.job, index): report
+            for array in self.arrays
+            for index, report in get_reports(self._store, array.submission).items()
+        }
 
     def stop(self) -> bool:
         """Cancel the arrays; finished work stays in the store."""
-        self._look()
+        self._over = self._has_ended()
         if self.ended:
             return False
         # With the publisher: a stopped run is not published behind the user's back.
@@ -123,15 +212,10 @@ class SlurmRun(AttachedRun):
     def leave(self) -> str:
         """Submit a job that publishes the run after its arrays have ended."""
         url = self._manifest.results_url
-        # A handle from `attach` does not know the resources; nothing is submitted for it.
-        if self._publishing is None or not self.jobs:
+        if not self._submitted or not self.jobs:
             return f"`perseid status {url} --wait` publishes it"
-        script = PUBLISH.format(python=shlex.quote(sys.executable), url=shlex.quote(url))
-        name, output = job_name(self._manifest), task_output(self._manifest, "publish")
         try:
-            self._publisher = slurm_commands.submit_after(
-                self.jobs, script, name, output, self._publishing
-            )
+            self._publisher = self._launcher.launch_publisher(self.jobs)
         except BadInputError as error:
             return f"`perseid status {url} --wait` publishes it; no job can do so ({error})"
         mark = parse_json(self._store.get(layout.DRIVER)) | {"publisher": self._publisher}
@@ -150,12 +234,13 @@ class SlurmRun(AttachedRun):
             done = published(self._store, self._manifest)
             if done is not None:
                 return done.mapped
-        tasks = range(self.submission.tasks)
-        reports = get_reports(self._store, self.submission.name, tasks)
+        reports = self._reports()
+        # For a resumption, which gives these ranks more.
+        remember(self._store, self._out_of_memory(reports))
         records, missing = read_records(self._store, self._manifest)
         failures = {
             rank: self._why(rank, reports)
-            for rank in self.submission.ranks
+            for rank in self._array_of
             # Records decide, since a task may have been killed after its last rank was done.
             if rank in missing and rank not in records
         }
@@ -167,62 +252,41 @@ class SlurmRun(AttachedRun):
         # A task at its time limit gets the same signal as a canceled one; Slurm's state of the task
         # tells them apart, so the task's own word counts only if Slurm has forgotten it.
         forgotten = set(reports) - set(self._tasks)
-        stopped = canceled or any(reports[index].stopped for index in forgotten)
+        stopped = canceled or any(reports[task].stopped for task in forgotten)
         # The run has ended, so no driver works on it any more.
         self._store.delete([layout.DRIVER])
         began = min((one.started for one in attempts), default=0.0)
         ended = max((one.started + one.duration_ms / 1000 for one in attempts), default=0.0)
         return EngineReport(
             tuple(attempts), failures, ended - began, _at_once(attempts),
-            tuple(sorted(set(self.submission.ranks) - set(failures))),
+            tuple(sorted(set(self._array_of) - set(failures))),
             stopped=stopped and bool(failures),
             notes=(f"jobs       {', '.join(self.jobs)}",),
         )  # fmt: skip
 
-    def _look(self) -> None:
-        if self._over:
-            return
-        found = slurm_commands.states(self.jobs)
-        if found is None:
-            return  # the controller does not answer, so nothing is known to have ended
-        self._tasks |= {task.index: task for task in found}
-        waits = self._publisher and slurm_commands.is_live(self._publisher) is not False
-        self._over = not waits and not any(task.live for task in found)
+    def _ranks_of(self, task: TaskState) -> int:
+        """Number of ranks of a task."""
+        found = next(array for array in self.arrays if array.job == task.job)
+        return len(found.submission.of_task(task.index))
 
-    def _ranks(self, task: TaskState) -> int:
-        return len(self.submission.of_task(task.index))
-
-    def _why(self, rank: int, reports: Mapping[int, EngineReport]) -> str:
+    def _why(self, rank: int, reports: Mapping[Task, EngineReport]) -> str:
         """One sentence that says why a rank has no record."""
-        index = self.submission.task_of(rank)
-        report, task = reports.get(index), self._tasks.get(index)
+        job, index = key = task_of(rank, self._array_of[rank])
+        report, task = reports.get(key), self._tasks.get(key)
         if report is not None and rank in report.failures:
             return report.failures[rank]
-        name = f"its Slurm task {','.join(self.jobs)}_{index}"
+        output = task_output(self._manifest).replace("%a", str(index)).replace("%A", job)
+        name = f"its Slurm task {job}_{index}"
         if task is None:
-            return (
-                f"{name} is gone and Slurm no longer says why; its output is in {self._out(index)}"
-            )
+            return f"{name} is gone and Slurm no longer says why; its output is in {output}"
         said = ENDINGS.get(task.state, f"it ended as {task.state}")
         where = f" on node {task.node}" if task.node else ""
-        return f"{name}{where} left no record of it: {said} (output: {self._out(index)})"
-
-    def _out(self, index: int) -> str:
-        name = task_output(self._manifest).replace("%a", str(index))
-        return name.replace("%A", ",".join(self.jobs))
+        return f"{name}{where} left no record of it: {said} (output: {output})"
 
 
-def job_name(manifest: Manifest) -> str:
-    """Name that squeue shows for the jobs of a run."""
-    return f"perseid-{manifest.run_id.rpartition('-')[2]}"
-
-
-def task_output(manifest: Manifest, name: str = "%A_%a") -> str:
-    """Path of a task's own output: beside the results if those are files."""
-    store = Storage(manifest.results_url)
-    if store.location.scheme == "file":
-        return os.path.join(store.where(), "slurm", f"{name}.out")  # noqa: PTH118
-    return str(Path.cwd() / f"perseid-{manifest.run_id}-{name}.out")
+def task_of(rank: int, array: JobArray) -> Task:
+    """The task of an array that works on a rank."""
+    return array.job, array.submission.task_of(rank)
 
 
 def _at_once(attempts: Sequence[Attempt]) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import cast
 
@@ -47,6 +48,14 @@ class Submission:
     """By rank, the attempt of the record that it already had. A task that is started again skips
     the ranks that have a newer record."""
     allow_model_change: bool = False
+    raises: int | None = None
+    """How many times ranks that run out of memory are submitted again with twice as much; None if
+    the user chose the memory, which is then never raised."""
+
+    @staticmethod
+    def new_name() -> str:
+        """A name that no other submission has."""
+        return uuid.uuid4().hex[:12]
 
     @property
     def tasks(self) -> int:
@@ -98,11 +107,11 @@ def put_report(store: Storage, submission: str, index: int, report: EngineReport
     store.put(layout.slurm_report(submission, index), json.dumps(plain).encode())
 
 
-def get_reports(store: Storage, submission: str, tasks: Sequence[int]) -> dict[int, EngineReport]:
+def get_reports(store: Storage, submission: Submission) -> dict[int, EngineReport]:
     """The reports by task; tasks that left none are missing."""
     found = {}
-    for index in tasks:
-        plain = _report(store, submission, index)
+    for index in range(submission.tasks):
+        plain = _report(store, submission.name, index)
         if plain is not None:
             report = EngineReport.from_json(plain)
             found[index] = replace(report, stopped=bool(plain["stopped"]))

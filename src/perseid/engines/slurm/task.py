@@ -56,7 +56,8 @@ def _work(
         threads=submission.threads,
         memory_mb=submission.memory_mb,
         timeout=submission.timeout,
-        retry=RetryPolicy(submission.retries),
+        # Memory that the user did not choose is raised, by a further submission.
+        retry=RetryPolicy(submission.retries, same_memory=submission.raises is None),
         command=submission.command or WORKER,
     )
     items = [manifest.item(rank) for rank in ranks]
