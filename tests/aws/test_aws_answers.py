@@ -96,6 +96,23 @@ def test_a_refusal_says_what_to_do(proxy, monkeypatch, code, message, said):
         assert code in str(caught.value) or code == "AccessDeniedException"
 
 
+@pytest.mark.parametrize(
+    ("region", "enable"), [("eu-south-2", True), ("us-east-1", False)], ids=["opt-in", "usual"]
+)
+def test_a_region_that_the_account_has_not_enabled(proxy, monkeypatch, region, enable):
+    """STS of such a region knows no credentials of the account."""
+    body = b"<ErrorResponse><Error><Type>Sender</Type><Code>InvalidClientTokenId</Code><Message>"
+    body += b"The security token included in the request is invalid</Message></Error>"
+    with serving() as server:
+        server.answer = lambda asked: Answer(403, body + b"</ErrorResponse>", {})
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        for ask in (lambda aws: aws.account, Aws.check_partition):
+            with pytest.raises(AwsError, match="does not accept these credentials") as caught:
+                ask(Aws(region=region))
+            said = f"aws account enable-region --region-name {region}"
+            assert (said in str(caught.value)) == enable
+
+
 def test_a_name_that_cannot_be_is_one_sentence(proxy):
     with pytest.raises(AwsError) as caught, aws_errors():
         Aws(region="us-east-1").client("s3").head_bucket(Bucket="no bucket's name")

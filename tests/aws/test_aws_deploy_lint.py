@@ -226,6 +226,14 @@ def test_the_service_goes_before_the_way_out_of_its_network():
     assert {"GatewayAttachment", "Route", "SubnetRoute", "OtherSubnetRoute"} <= set(after)
 
 
+def test_the_map_may_act_on_its_children_by_both_forms_of_their_names():
+    """AWS's documents have NAME/LABEL:ID and NAME:ID; no double says which one is checked."""
+    role = template.template().split("\n  StateMachineRole:\n")[1].split("\n  MachineLogs:\n")[0]
+    rights = role.split("Sid: ChildrenEnd")[1].split("Sid:")[0]
+    assert ":execution:${AWS::StackName}-run/*" in rights
+    assert ":execution:${AWS::StackName}-run:*" in rights
+
+
 @pytest.mark.slow
 def test_asl_validator_finds_nothing(tmp_path):
     if shutil.which("npm") is None:

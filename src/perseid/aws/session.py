@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from perseid.errors import AwsError, NotFoundError, NotInstalledError
 from perseid.storage.credentials import NO_CREDENTIALS, sdk_sentence, sdk_session
@@ -23,6 +23,14 @@ _BAD_CREDENTIALS = (
     "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch",
     "InvalidAccessKeyId", "AuthFailure", "InvalidSignatureException",
 )  # fmt: skip
+_INVALID_TOKEN = ("InvalidClientTokenId", "UnrecognizedClientException", "AuthFailure")
+EVERYWHERE = frozenset({
+    "us-east-1", "us-east-2", "us-west-1", "us-west-2", "ca-central-1", "sa-east-1", "eu-central-1",
+    "eu-north-1", "eu-west-1", "eu-west-2", "eu-west-3", "ap-northeast-1", "ap-northeast-2",
+    "ap-northeast-3", "ap-south-1", "ap-southeast-1", "ap-southeast-2",
+})  # fmt: skip
+"""Regions that every account has; an account must enable any other one first
+(https://docs.aws.amazon.com/accounts/latest/reference/manage-acct-regions.html)."""
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
 _CLOCK = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
 _CLOCK_WORDS = ("Signature expired", "Signature not yet current")
@@ -68,14 +76,32 @@ class Aws:
     @functools.cached_property
     def account(self) -> str:
         """The account's twelve-digit number."""
-        with aws_errors():
-            return str(self.client("sts").get_caller_identity()["Account"])
+        return str(self.caller_identity()["Account"])
+
+    def caller_identity(self) -> Mapping[str, Any]:
+        """STS' answer to whose credentials these are.
+
+        Raises
+        ------
+        AwsError
+            STS does not accept them, which may mean that the account has not enabled the region.
+        """
+        try:
+            with aws_errors():
+                return cast(Mapping[str, Any], self.client("sts").get_caller_identity())
+        except AwsError as error:
+            # A region that is not enabled knows no credentials of the account.
+            if error_code(error) in _INVALID_TOKEN and self.region not in EVERYWHERE:
+                raise AwsError(
+                    f"{error}, or enable the region {self.region} first, which an account does not "
+                    f"have by itself (`aws account enable-region --region-name {self.region}`)"
+                ) from error
+            raise
 
     def check_partition(self) -> None:
         """Raise `AwsError` in any partition but AWS's standard one, because no ARN would be right
         there."""
-        with aws_errors():
-            arn = str(self.client("sts").get_caller_identity()["Arn"])
+        arn = str(self.caller_identity()["Arn"])
         partition = arn.split(":")[1]
         if partition != "aws":
             raise AwsError(

@@ -20,7 +20,7 @@ from perseid.aws.deploy.prerequisites import (
     ensure_ecs_role,
 )
 from perseid.aws.deploy.template import Options
-from perseid.aws.session import Aws, aws_errors
+from perseid.aws.session import Aws, aws_errors, error_code
 from perseid.aws.stack import TAG
 from perseid.aws.stack_events import Change, Tell
 from perseid.errors import AwsError, NotFoundError
@@ -163,8 +163,20 @@ def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) 
     where = {} if aws.region == "us-east-1" else {
         "CreateBucketConfiguration": {"LocationConstraint": aws.region}
     }  # fmt: skip
-    s3.create_bucket(Bucket=bucket, **where)
+    _create_bucket(s3, {"Bucket": bucket, **where})
     _close_and_tag(s3, bucket, name)
+
+
+def _create_bucket(s3: Any, bucket: Mapping[str, object]) -> None:
+    try:
+        with aws_errors():
+            s3.create_bucket(**bucket)
+    except AwsError as error:
+        if error_code(error) != "AccessDenied":
+            raise
+        # Organizations deny buckets whose owner may not own all objects. That is the default of
+        # new buckets, but to state it takes a right of its own, so it is stated only here.
+        s3.create_bucket(**bucket, ObjectOwnership="BucketOwnerEnforced")
 
 
 def _finish_bucket(s3: Any, bucket: str, name: str) -> None:
@@ -179,9 +191,16 @@ def _finish_bucket(s3: Any, bucket: str, name: str) -> None:
 
 def _close_and_tag(s3: Any, bucket: str, name: str) -> None:
     closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
-    s3.put_public_access_block(
-        Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True)
-    )
+    try:
+        with aws_errors():
+            s3.put_public_access_block(
+                Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True)
+            )
+    except AwsError:
+        # Organizations deny this call, so that nobody opens a bucket; new buckets are closed.
+        found = s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
+        if not all(found.get(name) for name in closed):
+            raise
     s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": TAG, "Value": name}]})
 
 

@@ -93,8 +93,7 @@ def _of_stack(check: Callable[[Aws, str, Facts], Finding]) -> Callable[..., Find
 
 
 def _credentials(aws: Aws, name: str, facts: Facts) -> Finding:
-    with aws_errors():
-        answer = Fields(aws.client("sts").get_caller_identity())
+    answer = Fields(aws.caller_identity())
     facts.date = answer.inner("ResponseMetadata").inner("HTTPHeaders").text("date") or ""
     facts.identified = True
     return Finding("ok", f"{answer.text('Arn')} in account {answer.text('Account')}")

@@ -304,8 +304,7 @@ class _Prover:
     @property
     def private(self) -> tuple[str, ...]:
         """Names of the account, the person and the machine, which are kept out of the proof."""
-        with aws_errors():
-            arn = str(self.aws.client("sts").get_caller_identity()["Arn"])
+        arn = str(self.aws.caller_identity()["Arn"])
         buckets = [place.bucket for place in self.places.values()]
         words = arn.rpartition(":")[2].split("/")[1:]
         return (self.aws.account, *words, *buckets, getpass.getuser(), platform.node())
