@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from perseid.errors import NotInstalledError
+from perseid.libraries import library_error
 
 try:
     import torch.distributed as dist
 except ImportError as error:
-    raise NotInstalledError("perseid.torch needs PyTorch: pip install 'perseid[torch]'") from error
+    raise library_error(
+        error, "perseid.torch needs PyTorch: pip install 'perseid[torch]'"
+    ) from error
 
 from perseid.compat.torch.join import create, leave, rendezvous_of_environment
 from perseid.compat.torch.process_group import ProcessGroupPerseid

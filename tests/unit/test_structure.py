@@ -198,6 +198,20 @@ def test_json_of_others_is_read_by_one_function():
     assert found == {parser: set(places) for parser, places in PARSERS.items()}
 
 
+def test_a_library_that_cannot_be_loaded_is_not_called_missing():
+    """`library_error` tells one from the other."""
+    found = {
+        f"{name}:{handler.lineno}"
+        for name, tree in modules().items()
+        for handler in ast.walk(tree)
+        if isinstance(handler, ast.ExceptHandler)
+        and handler.type is not None
+        and "ImportError" in ast.unparse(handler.type)
+        and "NotInstalledError" in ast.unparse(handler)
+    }
+    assert found == set()
+
+
 PLACE = re.compile(r"\b(?:src|tests|benchmarks|scripts|docs|\.ci)/[\w./<>*-]*\w")
 MODULE = re.compile(r"\bperseid(?:\.[A-Za-z_]\w*)+")
 MODEL_KEYS = {"perseid.signature", "perseid.columns", "perseid.image_shape"}

@@ -13,8 +13,8 @@ from perseid.api.show import html_table
 from perseid.catalogues.astropytable import to_astropy
 from perseid.catalogues.export import Written, export
 from perseid.catalogues.selection import Selection
-from perseid.errors import NotInstalledError
 from perseid.jsontext import parse_json
+from perseid.libraries import library_error
 from perseid.model.outputs import Z_PRED, OutputColumn
 from perseid.pipeline.catalogue_reader import StoredCatalogue
 from perseid.pipeline.publish import OUTPUTS_KEY
@@ -115,7 +115,7 @@ class Catalogue:
         try:
             return self._table.to_pandas()
         except ImportError as error:
-            raise NotInstalledError("this needs pandas: pip install pandas") from error
+            raise library_error(error, "this needs pandas: pip install pandas") from error
 
     def write(
         self,

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-from perseid.errors import AwsError, NotFoundError, NotInstalledError
+from perseid.errors import AwsError, NotFoundError
+from perseid.libraries import library_error
 from perseid.storage.credentials import NO_CREDENTIALS, sdk_sentence, sdk_session
 from perseid.storage.settings import profile_name
 
@@ -205,5 +206,5 @@ def _boto3() -> Any:
     try:
         import boto3
     except ImportError as error:
-        raise NotInstalledError("AWS needs boto3: pip install 'perseid[aws]'") from error
+        raise library_error(error, "AWS needs boto3: pip install 'perseid[aws]'") from error
     return boto3

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from perseid.catalogues.selection import Meaning
-from perseid.errors import NotInstalledError
+from perseid.libraries import library_error
 from perseid.survey.formats.arrow import pyarrow_module, unwrapped
 
 NO_MEANING = Meaning()
@@ -20,7 +20,7 @@ def to_astropy(table: Any, meanings: Mapping[str, Meaning]) -> Any:
     try:
         from astropy.table import Table
     except ImportError as error:
-        raise NotInstalledError("this needs astropy: pip install astropy") from error
+        raise library_error(error, "this needs astropy: pip install astropy") from error
     found = Table(
         {name: column_values(table[name].combine_chunks()) for name in table.column_names}
     )

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from perseid.catalogues.parquetfile import footer_pairs, longest_texts
 from perseid.catalogues.selection import Selection
-from perseid.errors import BadInputError, NotInstalledError
+from perseid.errors import BadInputError
+from perseid.libraries import library_error
 from perseid.plaintext import one_line
 from perseid.survey.formats.arrow import pyarrow_module
 
@@ -113,8 +114,8 @@ def _hats_module() -> Any:
         import hats.io.skymap
         import hats.pixel_math
     except ImportError as error:
-        raise NotInstalledError(
-            "writing a HATS catalogue needs hats: pip install 'perseid[hats]'"
+        raise library_error(
+            error, "writing a HATS catalogue needs hats: pip install 'perseid[hats]'"
         ) from error
     return hats
 

@@ -13,6 +13,7 @@ from perseid import __version__
 from perseid.api.terminal import safe_output
 from perseid.cli.awsarguments import use_storage_arguments
 from perseid.errors import PerseidError
+from perseid.libraries import limit_reached
 from perseid.plaintext import one_line
 
 COMMANDS: dict[str, str] = {
@@ -82,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _call(arguments: Sequence[str]) -> int:
     # Only this command's module is imported: importing all of them would delay every command.
     name = next((word for word in arguments if not word.startswith("-")), None)
-    args = make_parser([name] if name else []).parse_args(arguments)
     try:
+        args = make_parser([name] if name else []).parse_args(arguments)
         use_storage_arguments(args)
         return int(args.call(args))
     except PerseidError as error:
@@ -96,6 +97,12 @@ def _call(arguments: Sequence[str]) -> int:
         # Python flushes stdout at exit, which would fail again, with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except BaseException as error:
+        reason = limit_reached(error)
+        if reason is None:
+            raise
+        print(f"perseid: {one_line(reason)}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

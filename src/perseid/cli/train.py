@@ -24,7 +24,8 @@ from perseid.cli.surveys import (
     found,
     read_options,
 )
-from perseid.errors import BadInputError, NotInstalledError
+from perseid.errors import BadInputError
+from perseid.libraries import library_error
 from perseid.survey.missing import MissingValues
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ def _train(args: argparse.Namespace, chosen: dict[str, Any]) -> TrainResult:
     try:
         import torch
     except ImportError as error:
-        raise NotInstalledError(
-            "training needs torch, which is not installed: pip install 'perseid[train]'"
+        raise library_error(
+            error, "training needs torch, which is not installed: pip install 'perseid[train]'"
         ) from error
     from perseid.model.training.data import blocks
     from perseid.model.training.train import TrainOptions, train

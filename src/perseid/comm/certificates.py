@@ -6,6 +6,7 @@ import warnings
 from datetime import UTC, datetime, timedelta
 
 from perseid.errors import NotInstalledError
+from perseid.libraries import library_error
 
 VALID = timedelta(days=31)
 """Validity of a certificate: longer than any job runs."""
@@ -44,9 +45,10 @@ def make_certificate(key: bytes | None = None) -> str:
         from cryptography.hazmat.primitives.asymmetric import ec
         from cryptography.x509.oid import NameOID
     except ImportError as error:
-        raise NotInstalledError(
+        raise library_error(
+            error,
             "to encrypt what ranks send each other, whoever starts them needs the package "
-            "cryptography: pip install 'perseid[tls]'"
+            "cryptography: pip install 'perseid[tls]'",
         ) from error
     private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "perseid job")])

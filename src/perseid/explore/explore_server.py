@@ -9,9 +9,10 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from perseid.errors import BadInputError, NotInstalledError, PerseidError
+from perseid.errors import BadInputError, PerseidError
 from perseid.explore.explored_run import ExploredRun
 from perseid.explore.live import LiveRun
+from perseid.libraries import library_error
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 30.0
@@ -57,8 +58,8 @@ class ExploreServer:
             from perseid.explore.app import make_app
             from perseid.explore.security import Guard, new_token
         except ImportError as error:
-            raise NotInstalledError(
-                f"the live page needs {error.name}: pip install 'perseid[explore]'"
+            raise library_error(
+                error, f"the live page needs {error.name}: pip install 'perseid[explore]'"
             ) from error
         check_token(host, token)
         self._explored, self._live = explored, live

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from perseid.errors import BadInputError, NotInstalledError
+from perseid.errors import BadInputError
+from perseid.libraries import library_error
 from perseid.model.files import DEFAULT
 from perseid.model.identity import CPU, CUDA, identify, is_weights
 from perseid.model.python_source import is_python
@@ -107,9 +108,10 @@ def _weights(
     try:
         from perseid.model.torch_session import TorchSession
     except ImportError as error:
-        raise NotInstalledError(
+        raise library_error(
+            error,
             f"{url} holds weights, which torch computes: pip install 'perseid[train]', or export "
-            "them by `perseid model export`"
+            "them by `perseid model export`",
         ) from error
     session = TorchSession(str(url), device, threads or usable_threads())
     signature, ports = bind(Graph.of(session), str(url), batch, signature)

@@ -8,7 +8,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from perseid.engines.dask.dask_worker import ModelKeeper, version
-from perseid.errors import BadInputError, NotInstalledError, RunError
+from perseid.errors import BadInputError, RunError
+from perseid.libraries import library_error
 
 CONNECT_SECONDS = 10
 
@@ -71,6 +72,6 @@ def _distributed() -> Any:
     try:
         return importlib.import_module("distributed")
     except ImportError as error:
-        raise NotInstalledError(
-            "the engine dask needs Dask's distributed: pip install 'perseid[dask]'"
+        raise library_error(
+            error, "the engine dask needs Dask's distributed: pip install 'perseid[dask]'"
         ) from error

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
+from perseid.errors import BadPartitionError, PerseidError
+from perseid.libraries import library_error
 from perseid.measure.sources.catalogue_columns import CatalogueColumns
 from perseid.storage import Storage
 from perseid.survey.kinds import label_name
@@ -156,8 +157,8 @@ def lupton(
     try:
         from astropy.visualization import make_lupton_rgb
     except ImportError as error:
-        raise NotInstalledError(
-            "color composites need astropy: pip install 'perseid[report]'"
+        raise library_error(
+            error, "color composites need astropy: pip install 'perseid[report]'"
         ) from error
     planes = [_clean(image[band]) for band in bands or shown_bands(image.shape[0])]
     sky = [float(np.median(plane)) for plane in planes]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from perseid.errors import NotInstalledError
+from perseid.libraries import library_error
 
 OPSET = 17
 """The oldest opset that has LayerNormalization; later ones define all operators used here
@@ -165,7 +165,7 @@ def _onnx() -> Any:
         import onnx.helper
         import onnx.numpy_helper
     except ImportError as error:
-        raise NotInstalledError(
-            "exporting a model needs onnx: pip install 'perseid[export]'"
+        raise library_error(
+            error, "exporting a model needs onnx: pip install 'perseid[export]'"
         ) from error
     return onnx

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadModelError, NotInstalledError
+from perseid.errors import BadModelError
+from perseid.libraries import library_error
 from perseid.model.files import on_disk
 
 UNPATCHED = [0, 3, 1, 4, 2, 5]
@@ -44,8 +45,8 @@ class ResidualImages:
         try:
             import onnx
         except ImportError as error:
-            raise NotInstalledError(
-                "residual images need onnx: pip install 'perseid[explore]'"
+            raise library_error(
+                error, "residual images need onnx: pip install 'perseid[explore]'"
             ) from error
         import onnxruntime
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartitionError, NotInstalledError
+from perseid.errors import BadPartitionError
+from perseid.libraries import library_error
 from perseid.survey.content import TEXT
 
 PIXELS = ("flux", "array")
@@ -32,7 +33,7 @@ def pyarrow_module() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise NotInstalledError("Parquet needs pyarrow: pip install pyarrow") from error
+        raise library_error(error, "Parquet needs pyarrow: pip install pyarrow") from error
     return pyarrow
 
 

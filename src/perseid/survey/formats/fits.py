@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
+from perseid.errors import BadPartitionError, PerseidError
+from perseid.libraries import library_error
 from perseid.survey.bytesource import ByteSource, SourceFile, corrupt
 from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.content import join
@@ -64,7 +65,7 @@ def _astropy() -> Any:
     try:
         from astropy.io import fits
     except ImportError as error:
-        raise NotInstalledError("FITS needs astropy: pip install astropy") from error
+        raise library_error(error, "FITS needs astropy: pip install astropy") from error
     return fits
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
+from perseid.libraries import library_error
 from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corrupt
 from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.content import LONGEST_TEXT, TEXT
@@ -90,7 +91,7 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise NotInstalledError("HDF5 needs h5py: pip install h5py") from error
+        raise library_error(error, "HDF5 needs h5py: pip install h5py") from error
     return h5py
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import NotInstalledError
+from perseid.libraries import library_error
 from perseid.survey.simulation import sdss
 from perseid.survey.simulation.galaxies import Points, Scene, Sersic, Star
 
@@ -31,8 +31,8 @@ def galsim_module() -> Any:
     try:
         import galsim
     except ImportError as error:
-        raise NotInstalledError(
-            "simulating needs GalSim: pip install 'perseid[simulate]'"
+        raise library_error(
+            error, "simulating needs GalSim: pip install 'perseid[simulate]'"
         ) from error
     return galsim
 

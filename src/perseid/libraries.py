@@ -1,0 +1,83 @@
+"""Libraries that are missing or cannot be loaded, and processes at their limits, as sentences.
+
+A library may be installed and still not load: the process may take too little memory to map it, or
+a library that it needs is missing on this system. "Install it" would be wrong advice then.
+"""
+
+from __future__ import annotations
+
+import errno
+import resource
+
+from perseid.errors import NotInstalledError
+
+_NO_ROOM = ("failed to map segment", "cannot allocate memory", "no memory")
+"""How the loader of shared libraries says that it got no memory (glibc, musl)."""
+_LIMITS = {
+    errno.ENOMEM: "there is too little memory",
+    errno.EAGAIN: "no more processes or threads can be started",
+    errno.EMFILE: "too many files are open",
+    errno.ENFILE: "too many files are open on this machine",
+}
+
+
+def library_error(error: ImportError, needs: str) -> NotInstalledError:
+    """The error for a library that was needed and could not be imported.
+
+    Parameters
+    ----------
+    error
+        Error of the import.
+    needs
+        Sentence for a library that is not installed, with the command that installs it.
+
+    Examples
+    --------
+    >>> str(library_error(ModuleNotFoundError("h5py"), "HDF5 needs h5py: pip install h5py"))
+    'HDF5 needs h5py: pip install h5py'
+    """
+    if isinstance(error, ModuleNotFoundError):
+        return NotInstalledError(needs)
+    return NotInstalledError(_load_failure(error))
+
+
+def limit_reached(error: BaseException) -> str | None:
+    """What is wrong, if an error means that this process has no room for what it needs.
+
+    None for any other error, which is a fault of the program.
+
+    Examples
+    --------
+    >>> limit_reached(OSError(24, "Too many open files"))
+    'too many files are open: raise the limit (`ulimit -n`)'
+    """
+    # A module that is cut off, or that Python's parser lacks memory for, is a SyntaxError.
+    if isinstance(error, ImportError | SyntaxError):
+        return _load_failure(error)
+    if isinstance(error, MemoryError):
+        return f"{_LIMITS[errno.ENOMEM]}{_allowed()}: give this process more"
+    if isinstance(error, OSError) and error.errno in _LIMITS:
+        option = "-n" if error.errno in (errno.EMFILE, errno.ENFILE) else "-v, ulimit -u"
+        return f"{_LIMITS[error.errno]}: raise the limit (`ulimit {option}`)"
+    # Rust's libraries raise a class of their own, which is not an Exception.
+    panic = type(error).__name__ == "PanicException" and "thread" in str(error)
+    if "start new thread" in str(error) or panic:
+        return f"{_LIMITS[errno.EAGAIN]}{_allowed()}: raise the limit (`ulimit -v, ulimit -u`)"
+    return None
+
+
+def _load_failure(error: ImportError | SyntaxError) -> str:
+    # NumPy writes a page on what may be wrong, and the loader's own words at its end.
+    reason = str(error).rpartition("Original error was:")[2].strip()
+    if any(words in reason.lower() for words in _NO_ROOM):
+        return f"a library cannot be loaded, because memory is short{_allowed()}: {reason}"
+    if isinstance(error, SyntaxError):
+        reason = f"{reason}, {error.filename}"
+    return f"a library that is installed cannot be loaded{_allowed()}: {reason}; install it again"
+
+
+def _allowed() -> str:
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY:
+        return ""
+    return f" (`ulimit -v` allows {soft / 1e6:,.0f} MB)"
