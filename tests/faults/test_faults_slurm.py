@@ -189,10 +189,13 @@ def test_ranks_that_ran_out_of_memory_are_submitted_again_with_more(cluster, con
 
 @pytest.mark.slow
 def test_a_resumption_gives_more_to_ranks_that_ran_out_of_memory(cluster, control_groups):
-    """Nobody was there to submit them again, or they had no attempt left."""
+    """Nobody waited for the run, and the job that publishes it submits nothing."""
     cluster.faults(rank2=f"task:{cluster.folder}/ended")
-    run = cluster.begin(ranks_per_task=1, retries=0)
+    keys = dict(cluster.keys)
+    engine = SlurmEngine(command=FAULTY_WORKER, ranks_per_task=1, retries=1)
+    run = perseid.run(keys.pop("data"), engine=engine, detach=True, progress=False, **keys)
     run.wait(DEADLINE, progress=False)
+    assert (cluster.folder / "run/slurm/publish.out").read_text().startswith("the run at")
     assert "more memory than Slurm gave it" in missing(run)[2]
     assert cluster.resume().incomplete is None
     report = json.loads((cluster.folder / "run/engine.json").read_text())

@@ -75,6 +75,8 @@ class SlurmRun(AttachedRun):
         self._tasks: dict[Task, TaskState] = {}
         """For each task, the state that was seen last."""
         self._over = not arrays
+        self._adds = True
+        """Whether this process may submit further arrays."""
 
     @property
     def jobs(self) -> tuple[str, ...]:
@@ -137,7 +139,7 @@ class SlurmRun(AttachedRun):
     def _goes_on(self, report: Report) -> bool:
         """Submit ranks that ran out of memory again, unless another process has done so."""
         canceled = any(task.state == "CANCELLED" for task in self._tasks.values())
-        if self._publisher or canceled or not self.arrays:
+        if self._publisher or canceled or not self._adds or not self.arrays:
             return False
         try:
             # First, since this process may not have seen what another one submitted.
@@ -223,8 +225,9 @@ class SlurmRun(AttachedRun):
         return ""
 
     def publishes(self) -> None:
-        """Mark this process as the job that publishes the run: it must not wait for itself."""
-        self._publisher = None
+        """Mark this process as the job that publishes the run."""
+        self._publisher = None  # it must not wait for itself
+        self._adds = False  # nor hold its node while further arrays wait for theirs
 
     def report(self) -> EngineReport:
         """The report of all tasks, with a reason for each rank that has no record."""
