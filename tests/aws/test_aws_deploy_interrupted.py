@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.exceptions import EndpointConnectionError
 
 from perseid.aws import stack, stack_events
 from perseid.aws.deploy.deployment import ensure_bucket
@@ -98,35 +98,3 @@ def test_a_bucket_that_was_made_and_no_more_is_finished(aws):
         "PublicAccessBlockConfiguration"].values())  # fmt: skip
     with pytest.raises(s3.exceptions.ClientError, match="NoSuchTagSet"):
         s3.get_bucket_tagging(Bucket="somebodys")
-
-
-def denied(call):
-    error = {"Code": "AccessDenied", "Message": "with an explicit deny in a service control policy"}
-    return ClientError({"Error": error}, call)
-
-
-def test_an_organization_that_keeps_buckets_closed_is_no_obstacle(aws):
-    """It denies buckets that do not state their ownership, and changes of what closes them."""
-    s3 = aws.client("s3")
-
-    def unstated(params, **_):
-        if params.get("ObjectOwnership") != "BucketOwnerEnforced":
-            raise denied("CreateBucket")
-
-    def closing(**_):
-        raise denied("PutPublicAccessBlock")
-
-    events = s3.meta.events
-    events.register("provide-client-params.s3.CreateBucket", unstated)
-    closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
-    s3.create_bucket(Bucket="guarded", ObjectOwnership="BucketOwnerEnforced")
-    s3.put_public_access_block(
-        Bucket="guarded", PublicAccessBlockConfiguration=dict.fromkeys(closed, True)
-    )  # a new bucket of AWS has this, one of the double has not
-    events.register("before-call.s3.PutPublicAccessBlock", closing)
-    ensure_bucket(aws, "guarded", "mine", given=False, tell=lambda said: None)
-    assert s3.get_bucket_tagging(Bucket="guarded")["TagSet"][0]["Value"] == "mine"
-    # Where the bucket is not closed, the refusal stands.
-    with pytest.raises((AwsError, ClientError), match="PublicAccessBlock"):
-        ensure_bucket(aws, "open", "mine", given=False, tell=lambda said: None)
-    assert s3.head_bucket(Bucket="open"), "its ownership was stated"

@@ -63,6 +63,11 @@ class Description:
         lasts = self.status == "CREATE_COMPLETE" or self.status.startswith(("UPDATE_", "IMPORT_"))
         return self.parameters if lasts else {}
 
+    @property
+    def lasting_tags(self) -> dict[str, str]:
+        """Tags that an update keeps, such as those of somebody's budget."""
+        return {key: value for key, value in self.tags.items() if not key.startswith("aws:")}
+
     def is_ours(self, name: str) -> bool:
         """Whether the stack has the tag or the description of perseid's stacks."""
         return self.tags.get(TAG) == name or self.text.startswith(DESCRIPTION)
@@ -88,6 +93,11 @@ class Description:
 
 NOT_THERE = Description("")
 """Status of a stack that does not exist."""
+
+
+def as_tags(values: Mapping[str, str], name: str) -> list[dict[str, str]]:
+    """These tags and the one of a stack, as AWS takes them."""
+    return [{"Key": key, "Value": value} for key, value in {**values, TAG: name}.items()]
 
 
 def _pairs(answer: Fields, section: str, key: str, value: str) -> dict[str, str]:
@@ -144,7 +154,7 @@ def outputs(aws: Aws, name: str) -> dict[str, str]:
 
 def change(
     aws: Aws, name: str, body: str, values: Mapping[str, str], tell: Tell,
-    confirm: Callable[[list[Change]], bool],
+    confirm: Callable[[list[Change]], bool], tags: Mapping[str, str] | None = None,
 ) -> bool:  # fmt: skip
     """Create or update a stack according to the template; returns whether anything was changed.
 
@@ -156,6 +166,8 @@ def change(
         Called with each event while waiting.
     confirm
         Called with the changes first; if it returns False, nothing is done.
+    tags
+        Further tags; those that the stack has are kept.
 
     Raises
     ------
@@ -182,7 +194,7 @@ def change(
             TemplateBody=body,
             Parameters=[{"ParameterKey": k, "ParameterValue": v} for k, v in values.items()],
             Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM"],
-            Tags=[{"Key": TAG, "Value": name}],
+            Tags=as_tags((former.lasting_tags if former else {}) | dict(tags or {}), name),
         )
         # Policies refer to the stack by name.
         this = {"StackName": name, "ChangeSetName": made["Id"]}

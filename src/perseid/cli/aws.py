@@ -111,6 +111,8 @@ def _deploy_arguments(parser: argparse.ArgumentParser) -> None:
         "--error-logs", action=argparse.BooleanOptionalAction, default=None,
         help="have Step Functions log errors, also of EXPRESS children (default: no)",
     )  # fmt: skip
+    what.add_argument("--tag", action="append", metavar="KEY=VALUE",
+                      help="tag of the stack, all it has and the bucket that is made")  # fmt: skip
     what.add_argument("--kms-key", metavar="ARN", help="that encrypts the buckets, if it is yours")
     _account_arguments(parser)
 
@@ -177,6 +179,7 @@ def _options(args: argparse.Namespace) -> Options:
         role=args.role,
         boundary=args.permissions_boundary,
         kms_key=args.kms_key,
+        tags=tuple(args.tag or ()),
         cluster=args.cluster,
         vpc=args.vpc,
         subnets=_tuple(args.subnet),

@@ -14,14 +14,16 @@ from perseid.aws.deploy.packaging import Package, build
 from perseid.aws.deploy.prerequisites import (
     check_cluster,
     check_image,
+    check_log_groups,
     check_region,
     check_results_buckets,
     check_zone,
     ensure_ecs_role,
 )
+from perseid.aws.deploy.tags import tag_values
 from perseid.aws.deploy.template import Options
 from perseid.aws.session import Aws, aws_errors, error_code
-from perseid.aws.stack import TAG
+from perseid.aws.stack import as_tags
 from perseid.aws.stack_events import Change, Tell
 from perseid.errors import AwsError, NotFoundError
 
@@ -68,6 +70,8 @@ def deploy(
     (former or stack.NOT_THERE).check_takes_update(options.name)
     previous = (former or stack.NOT_THERE).lasting_parameters
     check_image(options, previous)
+    if former is None:
+        check_log_groups(aws, options.name)
     _check(aws, options, template.wants_rendezvous(options, previous), tell)
     bucket = options.bucket or previous.get("CodeBucket")
     bucket = bucket or template.default_bucket(options.name, aws.account, aws.region)
@@ -75,7 +79,14 @@ def deploy(
     tell(f"packaging for {target.runtime} on {target.architecture}")
     packages = build(folder, target, **packaging)
     with aws_errors():
-        ensure_bucket(aws, bucket, options.name, given=options.bucket is not None, tell=tell)
+        ensure_bucket(
+            aws,
+            bucket,
+            options.name,
+            given=options.bucket is not None,
+            tell=tell,
+            tags=tag_values(options.tags),
+        )
         # Not part of the template, because CloudFormation cannot create a SecureString.
         ensure_secret(aws, options.name)
         key = previous.get("KmsKey", "") if options.kms_key is None else options.kms_key
@@ -83,7 +94,9 @@ def deploy(
     # The template sets the number of tasks, so without this an update would stop the rendezvous.
     running = _wanted_tasks(aws, options.name, previous) if former is not None else 0
     values = template.parameters(options, packages, target, bucket, previous, running)
-    changed = stack.change(aws, options.name, template.template(), values, tell, confirm)
+    changed = stack.change(
+        aws, options.name, template.template(), values, tell, confirm, tag_values(options.tags)
+    )
     return Deployed(
         stack.outputs(aws, options.name) if changed or former else {}, changed, packages
     )
@@ -139,7 +152,10 @@ def dry_run(
     return packages
 
 
-def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) -> None:
+def ensure_bucket(
+    aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell,
+    tags: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
     """The bucket for the packages: the user's, or one that is created, private and encrypted."""
     s3 = aws.client("s3")
     try:
@@ -147,7 +163,7 @@ def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) 
             found = s3.head_bucket(Bucket=bucket, **template.expected_owner(bucket, aws.account))
         check_region(bucket, found.get("BucketRegion"), aws.region)
         if not given:
-            _finish_bucket(s3, bucket, name)
+            _finish_bucket(s3, bucket, as_tags(tags or {}, name))
         return
     except NotFoundError:
         if given:
@@ -164,7 +180,7 @@ def ensure_bucket(aws: Aws, bucket: str, name: str, *, given: bool, tell: Tell) 
         "CreateBucketConfiguration": {"LocationConstraint": aws.region}
     }  # fmt: skip
     _create_bucket(s3, {"Bucket": bucket, **where})
-    _close_and_tag(s3, bucket, name)
+    _close_and_tag(s3, bucket, as_tags(tags or {}, name))
 
 
 def _create_bucket(s3: Any, bucket: Mapping[str, object]) -> None:
@@ -179,17 +195,17 @@ def _create_bucket(s3: Any, bucket: Mapping[str, object]) -> None:
         s3.create_bucket(**bucket, ObjectOwnership="BucketOwnerEnforced")
 
 
-def _finish_bucket(s3: Any, bucket: str, name: str) -> None:
+def _finish_bucket(s3: Any, bucket: str, tags: list[dict[str, str]]) -> None:
     """Set a new bucket's options, also for an empty bucket of an interrupted deployment."""
     try:
         with aws_errors():
             s3.get_bucket_tagging(Bucket=bucket)
     except (AwsError, NotFoundError):
         if not s3.list_objects_v2(Bucket=bucket, MaxKeys=1).get("KeyCount"):
-            _close_and_tag(s3, bucket, name)
+            _close_and_tag(s3, bucket, tags)
 
 
-def _close_and_tag(s3: Any, bucket: str, name: str) -> None:
+def _close_and_tag(s3: Any, bucket: str, tags: list[dict[str, str]]) -> None:
     closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
     try:
         with aws_errors():
@@ -201,7 +217,7 @@ def _close_and_tag(s3: Any, bucket: str, name: str) -> None:
         found = s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
         if not all(found.get(name) for name in closed):
             raise
-    s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": TAG, "Value": name}]})
+    s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": tags})
 
 
 def ensure_secret(aws: Aws, name: str) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from perseid.aws.deploy.template import Options
+from perseid.aws.deploy.template import Options, log_groups
 from perseid.aws.handlers.service_address import TTL
 from perseid.aws.session import Aws, aws_errors, error_code
 from perseid.errors import AwsError, BadInputError, NotFoundError
@@ -119,6 +119,30 @@ def check_image(options: Options, previous: Mapping[str, str]) -> None:
             f"the stack {options.name} has its worker in the other form, and a function cannot "
             "change between zip and image: `perseid aws destroy` (data stays), then deploy it again"
         )
+
+
+def check_log_groups(aws: Aws, name: str) -> None:
+    """Raise `BadInputError` if a log group of the stack exists before the stack does.
+
+    CloudFormation makes no log group that exists. One is left where a function could make it again
+    while the stack was deleted, as with a role of the user's own.
+    """
+    left = [group for group in log_groups(name) if _is_log_group(aws, group)]
+    if left:
+        raise BadInputError(
+            f"there is no stack {name}, but its log groups {', '.join(left)} are there, and "
+            "CloudFormation does not take over what exists: delete them (`aws logs "
+            f"delete-log-group --log-group-name {left[0]}`), or give another --stack"
+        )
+
+
+def _is_log_group(aws: Aws, group: str) -> bool:
+    try:
+        with aws_errors():
+            found = aws.client("logs").describe_log_groups(logGroupNamePrefix=group)["logGroups"]
+    except (AwsError, NotFoundError):  # CloudFormation finds them, if later
+        return False
+    return any(entry["logGroupName"] == group for entry in found)
 
 
 def check_results_buckets(aws: Aws, options: Options) -> None:

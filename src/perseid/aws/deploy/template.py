@@ -13,6 +13,7 @@ from importlib import resources
 
 from perseid import __version__
 from perseid.aws.deploy.packaging import Package
+from perseid.aws.deploy.tags import check_tags
 from perseid.aws.deploy.wheels import PYTHONS, Target
 from perseid.errors import BadInputError
 
@@ -91,6 +92,9 @@ class Options:
     zone: str | None = None
     record: str | None = None
     image: str | None = None
+    tags: tuple[str, ...] = ()
+    """Further tags, as ``KEY=VALUE``, of the stack, its resources and the bucket that is made; a
+    later deployment keeps them."""
     extra: Mapping[str, str] = field(default_factory=dict)
     """Further parameters of the template."""
 
@@ -126,6 +130,7 @@ class Options:
                 f"--cluster {self.cluster!r} must be the name of an ECS cluster: letters, digits, "
                 "- and _"
             )
+        check_tags(self.tags)
         if bool(self.vpc) != bool(self.subnets):
             raise BadInputError("give --vpc and --subnet together: public subnets of that VPC")
         if bool(self.zone) != bool(self.record):
@@ -151,6 +156,12 @@ def parameter_names() -> set[str]:
     """Names of the template's parameters."""
     section = template().split("\nParameters:\n")[1].split("\nConditions:\n")[0]
     return set(re.findall(r"^  (\w+):", section, re.MULTILINE))
+
+
+def log_groups(name: str) -> list[str]:
+    """Names of the log groups that a stack of this name may have."""
+    found = re.findall(r'LogGroupName: !Sub "([^"]+)"', template())
+    return [group.replace("${AWS::StackName}", name) for group in found]
 
 
 def wants_rendezvous(options: Options, previous: Mapping[str, str]) -> bool:

@@ -1,0 +1,94 @@
+"""Accounts where an organization or an earlier stack stands in the way of a deployment."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from botocore.exceptions import ClientError
+
+from perseid.aws import stack, stack_events
+from perseid.aws.deploy.deployment import ensure_bucket
+from perseid.aws.deploy.prerequisites import check_log_groups
+from perseid.aws.deploy.tags import tag_values
+from perseid.aws.deploy.template import Options
+from perseid.aws.session import Aws
+from perseid.errors import AwsError, BadInputError
+
+BODY = json.dumps({
+    "Description": "perseid - of a test",
+    "Parameters": {"Days": {"Type": "Number"}},
+    "Resources": {"Logs": {"Type": "AWS::Logs::LogGroup",
+                           "Properties": {"RetentionInDays": {"Ref": "Days"}}}},
+})  # fmt: skip
+
+
+@pytest.fixture
+def aws(ministack, monkeypatch):
+    monkeypatch.setattr(stack_events, "POLL_SECONDS", 0.1)
+    return Aws()
+
+
+def test_a_log_group_that_is_there_before_its_stack_is_named(aws):
+    check_log_groups(aws, "left")
+    for name in ("/aws/lambda/left-worker-of-somebody", "/aws/lambda/left-worker"):
+        aws.client("logs").create_log_group(logGroupName=name)
+    with pytest.raises(BadInputError, match="log groups /aws/lambda/left-worker are there"):
+        check_log_groups(aws, "left")
+
+
+def test_tags_are_set_and_stay(aws):
+    def put(days, tags):
+        values = {"Days": str(days)}
+        return stack.change(aws, "tagged", BODY, values, lambda event: None, lambda _: True, tags)
+
+    assert put(7, tag_values(("Project=a=b", "Owner=me")))
+    assert put(14, {"Owner": "you"})
+    assert stack.describe(aws, "tagged").tags == {
+        "Project": "a=b", "Owner": "you", "perseid:stack": "tagged"
+    }  # fmt: skip
+    ensure_bucket(aws, "tagged-too", "tagged", given=False, tell=lambda said: None,
+                  tags={"Project": "a"})  # fmt: skip
+    found = aws.client("s3").get_bucket_tagging(Bucket="tagged-too")["TagSet"]
+    assert {"Key": "Project", "Value": "a"} in found
+    assert {"Key": "perseid:stack", "Value": "tagged"} in found
+
+
+@pytest.mark.parametrize(
+    "tag", ["Project", "aws:x=1", "perseid:stack=other", "=x", "a" * 129 + "="]
+)
+def test_tags_that_cannot_be(tag):
+    with pytest.raises(BadInputError, match="--tag"):
+        Options(tags=(tag,))
+
+
+def denied(call):
+    error = {"Code": "AccessDenied", "Message": "with an explicit deny in a service control policy"}
+    return ClientError({"Error": error}, call)
+
+
+def test_an_organization_that_keeps_buckets_closed_is_no_obstacle(aws):
+    """It denies buckets that do not state their ownership, and changes of what closes them."""
+    s3 = aws.client("s3")
+
+    def unstated(params, **_):
+        if params.get("ObjectOwnership") != "BucketOwnerEnforced":
+            raise denied("CreateBucket")
+
+    def closing(**_):
+        raise denied("PutPublicAccessBlock")
+
+    events = s3.meta.events
+    events.register("provide-client-params.s3.CreateBucket", unstated)
+    closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+    s3.create_bucket(Bucket="guarded", ObjectOwnership="BucketOwnerEnforced")
+    s3.put_public_access_block(
+        Bucket="guarded", PublicAccessBlockConfiguration=dict.fromkeys(closed, True)
+    )  # a new bucket of AWS has this, one of the double has not
+    events.register("before-call.s3.PutPublicAccessBlock", closing)
+    ensure_bucket(aws, "guarded", "mine", given=False, tell=lambda said: None)
+    assert s3.get_bucket_tagging(Bucket="guarded")["TagSet"][0]["Value"] == "mine"
+    # Where the bucket is not closed, the refusal stands.
+    with pytest.raises((AwsError, ClientError), match="PublicAccessBlock"):
+        ensure_bucket(aws, "open", "mine", given=False, tell=lambda said: None)
+    assert s3.head_bucket(Bucket="open"), "its ownership was stated"
