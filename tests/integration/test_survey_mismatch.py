@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import surveyfiles
 from onnx import TensorProto, helper
-from tiny import SIDE, tiny_model, tiny_redshift
+from tiny import SIDE, tiny_cutouts, tiny_model, tiny_redshift
 
+from perseid.cli import main
 from perseid.errors import BadInputError
 from perseid.model.inputs import ColumnInput
 from perseid.model.outputs import REDSHIFT
@@ -23,6 +25,7 @@ from perseid.pipeline.summarize import summarize
 from perseid.pipeline.work import work
 from perseid.storage import Storage
 from perseid.survey import Cutouts
+from perseid.survey.reader import write_cutouts
 
 ROWS = 6
 
@@ -168,6 +171,37 @@ def test_a_survey_of_which_no_file_can_be_read_starts_no_run(
     with pytest.raises(BadInputError, match=f"no partition of the survey can be read: .*{said}"):
         initialize(request(tmp_path, arrays, model=model))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npz", ".safetensors", ".hdf5", ".fits", ".parquet"])
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "beside-rows"])
+def test_a_survey_without_rows_starts_no_run(suffix: str, alone: bool, tmp_path: Path) -> None:
+    model, data = str(tiny_model(tmp_path / "tiny.onnx")), tmp_path / "data"
+    data.mkdir()
+    write_cutouts(tiny_cutouts(4)[:0], data / f"0{suffix}")
+    plain = {"data": str(data), "results": str(tmp_path / "run"), "model": model}
+    if alone:
+        with pytest.raises(BadInputError, match=r"no partition .* holds no rows: take it out"):
+            initialize(RunRequest.parse(plain))
+        assert not (tmp_path / "run").exists()
+    else:
+        write_cutouts(tiny_cutouts(4), data / f"1{suffix}")
+        assert len(initialize(RunRequest.parse(plain)).items) == 2
+
+
+def test_lists_of_no_rows_have_no_length_to_speak_of(tmp_path: Path, capsys) -> None:
+    """Nested lists as other tools write them; our own files state the shape."""
+    (tmp_path / "data").mkdir()
+    numbers = pa.list_(pa.float32())
+    table = pa.table({"image": pa.array([], pa.list_(pa.list_(numbers))),
+                      "magnitude": pa.array([], numbers)})  # fmt: skip
+    pq.write_table(table, tmp_path / "data" / "0.parquet")
+    plain = {"data": str(tmp_path / "data"), "results": str(tmp_path / "run"),
+             "model": str(tiny_model(tmp_path / "tiny.onnx"))}  # fmt: skip
+    with pytest.raises(BadInputError, match="holds no rows: take it out"):
+        initialize(RunRequest.parse(plain))
+    assert main(["survey", "info", plain["data"]]) == 0
+    assert "images      not known, since there are no rows" in capsys.readouterr().out
 
 
 def test_what_the_model_does_not_use_may_be_missing(tmp_path: Path) -> None:

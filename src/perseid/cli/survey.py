@@ -77,6 +77,9 @@ def _lines(info: SurveyInfo) -> Iterator[str]:
     named = f" ({', '.join(info.bands)})" if info.bands else ""
     last = ", the bands last in the file" if info.channels_last else ""
     images = f"{bands} bands{named} of {height} x {width} pixels{last}" if height else "none"
+    # Lists of no rows have no length, and count as 1.
+    if not info.rows and info.shape == (1, 1, 1):
+        images = "not known, since there are no rows"
     yield f"images      {images}"
     for name, source in info.sources.items():
         count = f", {info.magnitudes} a row" if name == "magnitude" else ""

@@ -22,7 +22,7 @@ from perseid.model.intervals import read_calibration
 from perseid.model.python_source import FILES, find_source, is_python
 from perseid.model.signature import ModelSignature
 from perseid.pipeline.items import PartitionRef
-from perseid.pipeline.model_inputs import unfit, with_inputs
+from perseid.pipeline.model_inputs import refuse_empty, unfit, with_inputs
 from perseid.science import group_columns
 from perseid.storage import Storage
 from perseid.survey.read_options import PLAIN, ReadOptions
@@ -169,6 +169,9 @@ def check_shape(
             with open_partition(storage, ref.key, options=seen) as reader:
                 named, bands = [s.source for s in reader.described], reader.bands
                 said = unfit(signature, reader.columns, fit, named, bands)
+                # Without any column that is read, the number of rows is not known.
+                if not said or any(reader.columns.shape) or reader.columns.magnitudes:
+                    refuse_empty(reader.rows, storage.where(ref.key))
         except (BadPartitionError, NotFoundError) as error:
             if options.names and "has no column" in str(error):  # a name given by the user
                 wrong = wrong or str(error)

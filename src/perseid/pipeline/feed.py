@@ -22,6 +22,7 @@ from perseid.pipeline.model_inputs import (
     fitted,
     flags,
     names_of_bands,
+    refuse_empty,
     unfit,
     with_bands,
 )
@@ -190,8 +191,7 @@ class Feed:
     def _blocks(self, ref: PartitionRef, reader: PartitionReader) -> None:
         where = self._storage.where(ref.key)
         local = self._storage.local_path(ref.key) is not None
-        if not reader.rows:
-            raise BadPartitionError(f"{where} holds no rows: take it out of the survey")
+        refuse_empty(reader.rows, where)
         bands = reader.bands if self._signature.bands else ()
         said = unfit(self._signature, reader.columns, self._fit, bands=bands)
         if said:

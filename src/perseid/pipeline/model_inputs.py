@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perseid.errors import BadInputError
+from perseid.errors import BadInputError, BadPartitionError
 from perseid.model.inputs import MAGNITUDE, ColumnInput
 from perseid.model.signature import ModelSignature
 from perseid.pipeline.columns import MISSING_INPUT, NOT_FINITE
@@ -28,6 +28,13 @@ FITS = ("crop", "pad")
 """Possible values of `RunRequest.fit`."""
 OURS = ("redshift", "label")
 """Numeric columns that have a field of their own in `Cutouts`."""
+
+
+def refuse_empty(rows: int, where: str) -> None:
+    """Raise `BadPartitionError` for a file without rows."""
+    # Before anything is said of its columns: lists of no rows, for example, have no known length.
+    if not rows:
+        raise BadPartitionError(f"{where} holds no rows: take it out of the survey")
 
 
 def unfit(
