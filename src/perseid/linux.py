@@ -1,7 +1,12 @@
-"""What needs Linux says so: workers, the rendezvous and the communicator use epoll and /proc."""
+"""What needs Linux says so: workers, the rendezvous and the communicator use epoll and /proc.
+
+Also how its C library gives memory back.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import platform
 import select
 
@@ -15,3 +20,26 @@ def need_linux(what: str) -> None:
             f"{what} needs Linux, and this is {platform.system() or 'another system'}: use a Linux "
             "machine or a container; runs on AWS can be started, and all runs read, from here"
         )
+
+
+_MMAP_THRESHOLD = -3
+"""``M_MMAP_THRESHOLD`` of glibc's ``malloc.h``."""
+_MAPPED_BYTES = 1 << 20
+
+
+def map_large_blocks() -> None:
+    """Make glibc return every freed block of 1 MB or more to the system at once; without effect
+    elsewhere.
+
+    By default, glibc keeps blocks of up to 32 MB for reuse as soon as one was freed, and blocks of
+    pixels of different sizes leave holes: a worker that reads Parquet from an object store then
+    needs 50 MB more.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
+
+
+def trim_memory() -> None:
+    """Return freed memory to the system (glibc only)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

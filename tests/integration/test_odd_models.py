@@ -132,3 +132,63 @@ def test_an_encoder_without_a_head_and_without_lists(transport: str, tmp_path: P
     assert table["anomaly_score"].null_count == 0
     assert run.catalogue().write(tmp_path / "out.fits").rows == ROWS
     assert run.similar(place=("1.npz", 0), n=3)[0].row == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"opset": 99},
+            "it uses opset 99 of ai.onnx, and onnxruntime [0-9.]+ takes at most [0-9]+: export it "
+            "with opset_version=[0-9]+ or lower, or install a newer onnxruntime",
+        ),
+        (
+            {"ir": 99},
+            "its file has IR version 99, and onnxruntime [0-9.]+ takes at most [0-9]+: export it "
+            "with an older onnx, or install a newer onnxruntime",
+        ),
+        (
+            {"kind": TensorProto.BFLOAT16},
+            r"onnxruntime [0-9.]+ cannot compute its operator ReduceMean \(opset 18\) in the "
+            "model's number type on this device: export it in float32",
+        ),
+        (
+            {"kind": TensorProto.COMPLEX64},
+            r"its operator ReduceMean takes no complex64 \(in 'image'\): export it in float32",
+        ),
+        (
+            {"operator": "NoSuch"},
+            "opset 18 has no operator NoSuch: export it again with an opset that has it",
+        ),
+        (
+            {"operator": "Mine", "domain": "my.ops"},
+            "its operator Mine belongs to my.ops, a library of its own, which workers do not have: "
+            "export it with ONNX's operators",
+        ),
+    ],
+    ids=["opset", "IR version", "bfloat16", "complex64", "unknown operator", "custom operator"],
+)
+def test_what_onnxruntime_refuses_is_one_sentence_of_ours(
+    changes: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    wanted = {
+        "opset": 18,
+        "ir": 8,
+        "kind": FLOAT,
+        "operator": "ReduceMean",
+        "domain": "",
+        **changes,
+    }
+    given = {"keepdims": 0} if wanted["operator"] == "ReduceMean" else {}
+    node = helper.make_node(
+        wanted["operator"], ["image"], ["redshift"], domain=wanted["domain"], **given
+    )
+    image = helper.make_tensor_value_info("image", wanted["kind"], ["n", BANDS, SIDE, SIDE])
+    redshift = helper.make_tensor_value_info("redshift", wanted["kind"], ["n"])
+    opsets = [helper.make_opsetid("", wanted["opset"])]
+    opsets += [helper.make_opsetid(wanted["domain"], 1)] if wanted["domain"] else []
+    graph = helper.make_graph([node], "odd", [image], [redshift])
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=wanted["ir"])
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    with pytest.raises(BadModelError, match=f"m.onnx is not a model .* can load: {said}$"):
+        perseid.load_model(str(tmp_path / "m.onnx"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from perseid.errors import BadModelError, NotFoundError
 from perseid.jsontext import json_bytes, parse_json
+from perseid.linux import map_large_blocks
 from perseid.model.identity import CPU
 from perseid.pipeline import layout
 from perseid.pipeline.environment import RankEnvironment
@@ -79,6 +80,7 @@ def work(
     BadInputError
         The model has no features of the kind that the item scores by.
     """
+    map_large_blocks()
     storage = storage or Storage(item.results_url)
     tell = report or _silent
     tell(RankEvent(item.rank, RankState.RUNNING, attempt))

@@ -255,9 +255,16 @@ class SourceFile(io.RawIOBase):
 
     def read(self, size: int | None = -1) -> bytes:
         left = max(0, self._source.size - self._at)
-        length = left if size is None or size < 0 else min(size, left)
+        return bytes(self._view(left if size is None or size < 0 else min(size, left)))
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._view(min(len(buffer), max(0, self._source.size - self._at)))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _view(self, length: int) -> memoryview:
         try:
-            data = bytes(self._source.read(self._at, length))
+            data = self._source.read(self._at, length)
         except PerseidError as error:
             # C libraries tend to replace an exception in a callback by one of their own, so keep
             # it.
@@ -269,11 +276,6 @@ class SourceFile(io.RawIOBase):
             self._source.release(0, self._source.size)
             self._copied = 0
         return data
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def corrupt(source: ByteSource, library: str, error: Exception) -> PerseidError:

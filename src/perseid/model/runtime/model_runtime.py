@@ -6,8 +6,6 @@ prediction depend neither on the other rows nor on where a partition begins.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadModelError
+from perseid.linux import trim_memory
 from perseid.model.files import DEFAULT, ModelFiles, on_disk
 from perseid.model.identity import CPU, CUDA, ModelIdentity, identity_of, int8_url
 from perseid.model.inputs import MAGNITUDE
 from perseid.model.runtime.answers import Prediction, answer, empty, fill
 from perseid.model.runtime.graph_ports import Graph, Ports, bind
 from perseid.model.runtime.image_buffer import ImageBuffer
+from perseid.model.runtime.load_refusals import load_refusal
 from perseid.model.runtime.processor import has_int8_products, usable_threads
 from perseid.model.signature import ModelSignature
 
@@ -139,7 +139,7 @@ class ModelRuntime:
             # The hashed file and the one that onnxruntime loaded must be the same, even if it was
             # replaced meanwhile.
             _same(files, versions)
-        _give_back()
+        trim_memory()  # loading leaves 20 MB of it behind
         signature, ports = bind(Graph.of(session), name, micro_batch, signature)
         identity = identity_of(url, precision, digest)
         identity = replace(identity, signature=signature.digest(), device=device)
@@ -292,9 +292,8 @@ def open_session(path: str, name: str, threads: int, micro_batch: int, device: s
         return onnxruntime.InferenceSession(path, options, providers=[provider])
     except Exception as error:  # onnxruntime's errors have no common base
         _raise_if_of_memory(error, name)
-        raise BadModelError(
-            f"{name} is not a model that onnxruntime can load: {_reason(error)}"
-        ) from error
+        why = load_refusal(str(error), onnxruntime.__version__) or _reason(error)
+        raise BadModelError(f"{name} is not a model that onnxruntime can load: {why}") from error
 
 
 def check_provider(device: str) -> str:
@@ -334,9 +333,3 @@ def _raise_if_of_memory(error: Exception, name: str) -> None:
     or later."""
     if any(words in str(error) for words in _NO_MEMORY):
         raise MemoryError(f"there is not enough memory for the model {name}") from error
-
-
-def _give_back() -> None:
-    """Return freed memory to the system: loading leaves 20 MB of it behind (glibc only)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
