@@ -8,7 +8,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import perseid
+from perseid.aws.deploy.packaging import PACKAGES, modules_of
 
 ROOT = Path(perseid.__file__).parent
 LONGEST_BODY = 40
@@ -36,6 +39,20 @@ def imports(name: str, tree: Tree, known: set[str]) -> Iterator[str]:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 yield inner if inner in known else node.module
+
+
+def imported_at_once(name: str, tree: Tree, known: set[str]) -> Iterator[str]:
+    """Files that importing a file imports: not for types, nor when a function is called."""
+    todo: list[ast.AST] = list(tree.body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imports(name, ast.Module([node], []), known)
+        todo += ast.iter_child_nodes(node)
 
 
 def components(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -75,6 +92,22 @@ def test_no_circle_of_files():
     }
     assert sum(map(len, graph.values())) > 500, "the imports are read"
     assert components(graph) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_package_of_functions_has_what_its_functions_import(package):
+    trees = modules()
+    files = {inside.removesuffix(".py").replace("/", ".") for inside, _ in modules_of(package)}
+    inside = {name.removesuffix(".__init__") for name in files}
+    entries = ("perseid.aws.handlers.", "perseid.rendezvous.__main__")
+    seen, todo = set(), [name for name in inside if name.startswith(entries)]
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        needed = {*imported_at_once(name, trees[name], set(trees)), name.rpartition(".")[0]}
+        assert needed - inside <= {""}, f"{name} needs them"
+        todo += needed - seen - {""}
+    assert len(seen) > 10
 
 
 def test_no_function_is_long():

@@ -36,12 +36,20 @@ package."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _ALSO_LEFT_OUT = {"numpy": NUMPY_FOR_SCRIPTS}  # kept, because scripts may import them
 _TOOLS = (
-    "__init__.py", "errors.py", "lazy.py", "linux.py", "rendezvous/*", "aws/__init__.py",
-    "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/ready.py",
+    "__init__.py", "errors.py", "jsontext.py", "lazy.py", "linux.py", "rendezvous/*",
+    "aws/__init__.py", "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/ready.py",
     "aws/handlers/ping.py", "aws/handlers/dns.py", "aws/handlers/service_address.py",
     "aws/handlers/service_lifetime.py",
 )  # fmt: skip
-_CONTROL_LEFT_OUT = ("cli", "api", "survey/data", "model/data", "model/training", "__main__.py")
+_CONTROL_LEFT_OUT = (
+    "cli",
+    "api",
+    "explore",
+    "survey/data",
+    "model/data",
+    "model/training",
+    "__main__.py",
+)
 _MODELS = "perseid/model/data"
 _WORKER_HANDLERS = (
     "aws/__init__.py", "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/ready.py",
@@ -136,7 +144,7 @@ def _files(name: str, wheels: Path | None, model: Path | None) -> dict[str, Path
     found: dict[str, Path | bytes] = {}
     if wheels is not None:
         found |= dict(_of_wheels(wheels))
-    found |= dict(_of_perseid(name))
+    found |= dict(modules_of(name))
     if name == "worker":
         found |= _of_model(model)
     elif name == "control":
@@ -165,7 +173,8 @@ def _of_wheels(folder: Path) -> Iterator[tuple[str, Path]]:
             yield inside.as_posix(), path
 
 
-def _of_perseid(name: str) -> Iterator[tuple[str, Path]]:
+def modules_of(name: str) -> Iterator[tuple[str, Path]]:
+    """Modules of perseid in a package, as (path in the zip, file)."""
     root = Path(perseid.__file__).parent
     for path in sorted(root.rglob("*.py")):
         inside = path.relative_to(root).as_posix()

@@ -30,7 +30,8 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     ),
     "obstore": ("fsspec.py", "auth"),
     "perseid": (
-        "cli", "api", "aws", "measure", "engines", "survey/data", "model/data", "__main__.py",
+        "cli", "api", "explore", "aws", "measure", "engines", "survey/data", "model/data",
+        "__main__.py",
         "model/training", "model/export",
         "survey/simulation",
     ),
