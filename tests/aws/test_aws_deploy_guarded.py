@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from perseid.aws import stack, stack_events
-from perseid.aws.deploy.deployment import ensure_bucket
+from perseid.aws.deploy.deployment import ensure_bucket, tell_foreign_keys
 from perseid.aws.deploy.prerequisites import check_log_groups
 from perseid.aws.deploy.tags import tag_values
 from perseid.aws.deploy.template import Options
@@ -52,6 +52,24 @@ def test_tags_are_set_and_stay(aws):
     found = aws.client("s3").get_bucket_tagging(Bucket="tagged-too")["TagSet"]
     assert {"Key": "Project", "Value": "a"} in found
     assert {"Key": "perseid:stack", "Value": "tagged"} in found
+
+
+def test_buckets_with_a_key_that_no_role_may_use_are_told_before_anything_is_made(aws):
+    s3, told = aws.client("s3"), []
+    key = "arn:aws:kms:us-east-1:000000000000:key/k"
+    for bucket in ("locked", "plain"):
+        s3.create_bucket(Bucket=bucket)
+    rule = {
+        "ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}
+    }
+    s3.put_bucket_encryption(Bucket="locked", ServerSideEncryptionConfiguration={"Rules": [rule]})
+    options = Options(write_buckets=("locked/runs",), read_buckets=("plain", "nowhere"))
+    tell_foreign_keys(aws, options, "not-made-yet", "", told.append)
+    [said] = told
+    assert f"locked is encrypted with the key {key}" in said
+    assert "--kms-key" in said
+    tell_foreign_keys(aws, options, "not-made-yet", key, told.append)
+    assert told == [said]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 
 from perseid.aws import stack
 from perseid.aws.deploy import policy, template
+from perseid.aws.deploy.doctor import foreign_key
 from perseid.aws.deploy.packaging import Package, build
 from perseid.aws.deploy.prerequisites import (
     check_cluster,
@@ -75,6 +76,8 @@ def deploy(
     _check(aws, options, template.wants_rendezvous(options, previous), tell)
     bucket = options.bucket or previous.get("CodeBucket")
     bucket = bucket or template.default_bucket(options.name, aws.account, aws.region)
+    key = previous.get("KmsKey", "") if options.kms_key is None else options.kms_key
+    tell_foreign_keys(aws, options, bucket, key, tell)
     target = options.target(previous)
     tell(f"packaging for {target.runtime} on {target.architecture}")
     packages = build(folder, target, **packaging)
@@ -89,7 +92,6 @@ def deploy(
         )
         # Not part of the template, because CloudFormation cannot create a SecureString.
         ensure_secret(aws, options.name)
-        key = previous.get("KmsKey", "") if options.kms_key is None else options.kms_key
         upload(aws, bucket, options.name, packages, tell, kms_key=key)
     # The template sets the number of tasks, so without this an update would stop the rendezvous.
     running = _wanted_tasks(aws, options.name, previous) if former is not None else 0
@@ -112,6 +114,17 @@ def _check(aws: Aws, options: Options, rendezvous: bool, tell: Tell) -> None:
         check_cluster(aws, options.cluster)
     elif rendezvous:
         ensure_ecs_role(aws, tell)
+
+
+def tell_foreign_keys(aws: Aws, options: Options, bucket: str, key: str, tell: Tell) -> None:
+    """Say which of the buckets that the user names are encrypted with a customer's key, if no
+    `key` was given."""
+    if options.role:
+        return  # what a role of the user's own may do is not known
+    places = (bucket, *(options.write_buckets or ()), *(options.read_buckets or ()))
+    for name in dict.fromkeys(place.partition("/")[0] for place in places):
+        if said := foreign_key(aws, name, key):
+            tell(said)
 
 
 def dry_run(

@@ -69,7 +69,8 @@ _DEPLOYER = (
           "DeleteChangeSet DescribeStacks DescribeStackEvents DescribeEvents DeleteStack "
           "TagResource", "arn:aws:cloudformation:{here}:stack/{name}/*"),
     _Rule("Bucket", "s3:CreateBucket ListBucket PutBucketTagging GetBucketTagging "
-          "PutBucketPublicAccessBlock GetBucketPublicAccessBlock DeleteBucket",
+          "PutBucketPublicAccessBlock GetBucketPublicAccessBlock DeleteBucket "
+          "GetEncryptionConfiguration",
           "arn:aws:s3:::{bucket}"),
     _Rule("Packages", "s3:GetObject PutObject DeleteObject AbortMultipartUpload",
           "arn:aws:s3:::{bucket}/*"),
