@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -348,6 +348,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="tiny partitions, one repetition")
     parser.add_argument("--repeat", type=int, default=5, help="processes per line (default 5)")
     parser.add_argument("--check", action="store_true", help="exit non-zero on a missed target")
+    parser.add_argument("--only", nargs="+", choices=PROGRAMS, default=list(PROGRAMS),
+                        help="some of the lines; only ranged ones need an S3 server")  # fmt: skip
     avx2.add_argument(parser)
     parser.add_argument("--json", type=Path, help="write every measurement here")
     parser.add_argument("--program", nargs=2, metavar=("NAME", "TASK"), help=argparse.SUPPRESS)
@@ -363,10 +365,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="perseid-bench-") as temporary:
         folder = Path(temporary)
         prepare(folder, partitions)
-        results = measure_all(folder, partitions, repeat)
+        results = measure_all(folder, partitions, repeat, args.only)
         hidden, reason = avx2.variables(folder) if args.avx2 else ({}, "")
         if hidden:
-            narrow = measure_all(folder, partitions, repeat, hidden)
+            narrow = measure_all(folder, partitions, repeat, args.only, hidden)
             results |= {f"{name}, {avx2.NAME}": each for name, each in narrow.items()}
     print(f"load average after: {' '.join(f'{x:.2f}' for x in os.getloadavg())}")
     medians = {name: table(name, each) for name, each in results.items()}
@@ -386,27 +388,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure_all(
-    folder: Path, partitions: dict[str, int], repeat: int, more: dict[str, str] | None = None
+    folder: Path,
+    partitions: dict[str, int],
+    repeat: int,
+    programs: Sequence[str],
+    more: dict[str, str] | None = None,
 ) -> dict[str, dict[str, list[Measured]]]:
     """All programs one after another, again and again, so that drifts of the machine hit all.
 
-    `more`: variables of every program.
+    `programs`: names of `PROGRAMS`; `more`: variables of every program.
     """
     largest = list(partitions)[-1]
+    ranged = any("ranged" in name for name in programs)
     plain = {**os.environ, **(more or {})}
     exact = has_int8(plain)
     results: dict[str, dict[str, list[Measured]]] = {name: {} for name in partitions}
-    with s3_server(folder / "s3") as s3:
+    with s3_server(folder / "s3") if ranged else nullcontext({}) as s3:
         env = {**plain, **s3}
-        upload({f"s3://bench/{largest}": folder / largest / "1.pt"}, env)
+        if ranged:
+            upload({f"s3://bench/{largest}": folder / largest / "1.pt"}, env)
         for _ in range(repeat):
             for partition in partitions:
-                for name in PROGRAMS:
-                    precision, _, ranged = name.partition("-")
-                    if (ranged and partition != largest) or (precision == "int8" and not exact):
+                for name in programs:
+                    precision, _, way = name.partition("-")
+                    if (way and partition != largest) or (precision == "int8" and not exact):
                         continue
                     task = task_of(folder, partition, name)
-                    one = measure(name, task, env if ranged else plain)
+                    one = measure(name, task, env if way else plain)
                     results[partition].setdefault(name, []).append(one)
     return results
 

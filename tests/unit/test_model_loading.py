@@ -16,8 +16,10 @@ from perseid.errors import BadInputError, BadModelError
 from perseid.model.config import SMALL
 from perseid.model.export.exporter import export_model
 from perseid.model.identity import identify
-from perseid.model.loading import GPU_BATCH, load_on
+from perseid.model.loading import GPU_BATCH, check_device, load_on
+from perseid.model.runtime.python_runtime import PythonRuntime
 from perseid.model.training.astromae import to_weights
+from perseid.model.training.layers import fold_norms
 from perseid.model.weights import save_weights
 from perseid.survey import Cutouts, write_cutouts
 
@@ -91,6 +93,51 @@ def test_no_gpu_is_one_sentence(models, tmp_path, capsys, name, said):
     assert not (tmp_path / "run").exists()
 
 
+MOVED = """
+class Model:
+    signature = {"name": "m", "inputs": {"magnitude": {"kind": "column", "column": "magnitude",
+                 "width": 5}}, "outputs": {"z": {"kind": "redshift"}}}
+    place = "cpu"
+
+    def to(self, device):
+        if device == "mars":
+            raise RuntimeError("too far")
+        self.place = device
+
+    def predict(self, images, columns):
+        return {"z": columns["magnitude"][:, 0]}
+"""
+
+
+def test_a_python_model_is_moved_to_the_device(tmp_path):
+    (tmp_path / "model_to_move.py").write_text(MOVED)
+    spec = "python:model_to_move:Model"
+    for device in ("cpu", "cuda"):
+        runtime = PythonRuntime.load(spec, device=device, folder=str(tmp_path))
+        assert runtime._model.place == device
+        assert runtime.identity.device == device
+    with pytest.raises(BadModelError, match="cannot be moved to mars: RuntimeError: too far"):
+        PythonRuntime.load(spec, device="mars", folder=str(tmp_path))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_python_model_needs_a_gpu_for_cuda():
+    with pytest.raises(BadInputError, match="torch sees no GPU"):
+        check_device("cuda", "python:some:Model")
+
+
+def test_folded_norms_compute_the_same():
+    network = random_network(CONFIGS["features"]).eval()
+    images, magnitudes = map(torch.from_numpy, random_rows(8, SMALL))
+    with torch.no_grad():
+        expected = network.predict_with_features(images, magnitudes.float())
+        fold_norms(network)
+        got = network.predict_with_features(images, magnitudes.float())
+    assert not [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("keys", "said"), [
     ({"device": "cuda"}, "no GPU"), ({"model": "s3://b/weights.npz"}, "perseid model export"),
 ])  # fmt: skip
@@ -114,9 +161,14 @@ def test_what_cannot_be_loaded_on_a_device(models, tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch sees")
 def test_a_gpu_gives_what_a_processor_gives(models):
-    images, magnitudes = random_rows(ROWS, SMALL)
+    rows = 2 * GPU_BATCH + ROWS  # more batches than there is memory for at a time
+    images, magnitudes = random_rows(rows, SMALL)
     runtime = load_on("cuda", models / "m.npz")
     assert runtime.micro_batch == GPU_BATCH
     got = runtime.predict(images, magnitudes)
     expected = load_on("cpu", models / "m.npz").predict(images, magnitudes)
     np.testing.assert_allclose(got.redshift, expected.redshift, atol=WITHIN)
+    if expected.features is not None:
+        np.testing.assert_allclose(got.features, expected.features, atol=1e-3, rtol=1e-3)
+    part = runtime.predict(images[GPU_BATCH - 3 : GPU_BATCH + 3], magnitudes[GPU_BATCH - 3 :][:6])
+    np.testing.assert_array_equal(part.redshift, got.redshift[GPU_BATCH - 3 :][:6])

@@ -12,13 +12,14 @@ from perseid.model.identity import CPU, CUDA, identify, is_weights
 from perseid.model.python_source import is_python
 from perseid.model.runtime import MICRO_BATCH, ModelRuntime, Predictor
 from perseid.model.runtime.graph_ports import Graph, bind
-from perseid.model.runtime.model_runtime import PRECISIONS, check_provider
+from perseid.model.runtime.model_runtime import PRECISIONS, check_gpu
 from perseid.model.runtime.processor import usable_threads
 from perseid.model.signature import ModelSignature
 
 DEVICES = (CPU, CUDA)
-GPU_BATCH = 2048
-"""Rows per call on a GPU: 40 MB of pixels of the usual size; larger batches are hardly faster."""
+GPU_BATCH = 1024
+"""Rows per call on a GPU: 20 MB of pixels of the usual size. Larger batches are hardly faster, and
+the last one of each partition would be mostly padding."""
 
 
 def load_on(
@@ -81,15 +82,17 @@ def load_on(
 
 def check_device(device: str, url: str | Path) -> None:
     """Raise `BadInputError` if this machine does not have the device for a model."""
-    if is_python(url):
-        return
-    if device == CUDA and is_weights(url):
-        import torch
-
+    if device == CUDA and (is_weights(url) or is_python(url)):
+        try:
+            import torch
+        except ImportError as error:
+            raise NotInstalledError(
+                f"device {device} needs torch for this model: pip install 'perseid[train]'"
+            ) from error
         if not torch.cuda.is_available():
             raise BadInputError(f"device {device}: torch sees no GPU here; use --device cpu")
     elif device == CUDA:
-        check_provider(device)
+        check_gpu()
 
 
 def _weights(

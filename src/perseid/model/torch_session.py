@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from perseid.errors import BadInputError
 from perseid.model.export.exporter import signature_of
 from perseid.model.signature import METADATA_KEY
 from perseid.model.training.astromae import from_weights
+from perseid.model.training.layers import fold_norms
 from perseid.model.weights import load_weights
 
 
@@ -34,6 +35,33 @@ class _Options:
 @dataclass(frozen=True)
 class _Meta:
     custom_metadata_map: Mapping[str, str]
+
+
+class _Slot:
+    """Page-locked memory for the inputs of one batch: the GPU copies from it while it computes."""
+
+    def __init__(self, device: torch.device, stream: torch.cuda.Stream) -> None:
+        self._device, self._stream = device, stream
+        self._pinned: dict[str, torch.Tensor] = {}
+        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def send(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
+        """The arrays on the device, for whatever is computed next; they may change on return."""
+        self._copied.synchronize()  # until the former batch has left the memory
+        sent = {}
+        for name, array in feed.items():
+            pinned = self._pinned.get(name)
+            if pinned is None or pinned.shape != array.shape:
+                self._pinned[name] = pinned = torch.empty(array.shape, pin_memory=True)
+            np.copyto(pinned.numpy(), array)
+            with torch.cuda.stream(self._stream):
+                sent[name] = pinned.to(self._device, non_blocking=True)
+        self._copied.record(self._stream)
+        now = torch.cuda.current_stream(self._device)
+        now.wait_event(self._copied)
+        for tensor in sent.values():
+            tensor.record_stream(now)  # made in another stream, so its memory is kept until then
+        return sent
 
 
 class TorchSession:
@@ -63,21 +91,60 @@ class TorchSession:
             torch.set_num_threads(threads)
         weights = load_weights(url)
         self._device, self._threads = torch.device(device), threads
-        self._network = from_weights(weights).to(self._device)
+        self._network = from_weights(weights)
         self._config, self._signature = weights.config, signature_of(weights.config)
-        # By default convolutions round their factors to tf32, which is not within 1e-4 of a CPU.
-        torch.backends.cudnn.allow_tf32 = False
+        self._slots: list[_Slot] = []
+        if device == "cuda":
+            fold_norms(self._network)
+            self._network.to(self._device)
+            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            self._slots = [_Slot(self._device, stream) for _ in range(2)]
+            # Every batch has the same shape. By default convolutions round their factors to tf32,
+            # which is not within 1e-4 of a CPU.
+            torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.allow_tf32 = False
+            torch.set_float32_matmul_precision("highest")
 
     def run(self, outputs: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs with these names, for one batch."""
+        return self.begin(outputs, feed)()
+
+    def begin(
+        self, outputs: Sequence[str], feed: Mapping[str, NDArray[Any]]
+    ) -> Callable[[], list[NDArray[Any]]]:
+        """Begin with one batch; what is returned waits for its outputs.
+
+        On a GPU the next batch may begin before these are waited for: it is then copied while this
+        one is computed. The arrays may change as soon as this function returns.
+        """
         with torch.inference_mode():
-            image, magnitude = (self._tensor(feed[name]) for name in ("image", "magnitude"))
-            if "features" in outputs:
-                redshift, features = self._network.predict_with_features(image, magnitude)
-            else:
-                redshift, features = self._network(image, magnitude), None
-            found = {"redshift": redshift, "features": features}
-            return [found[name].cpu().numpy() for name in outputs]  # type: ignore[union-attr]
+            if not self._slots:
+                found = self._computed(outputs, {name: _tensor(a) for name, a in feed.items()})
+                return lambda: [tensor.numpy() for tensor in found]
+            slot = self._slots.pop(0)
+            self._slots.append(slot)
+            found = self._computed(outputs, slot.send(feed))
+            told = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in found]
+            for here, there in zip(told, found, strict=True):
+                here.copy_(there, non_blocking=True)
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record()
+
+        def wait() -> list[NDArray[Any]]:
+            done.synchronize()
+            return [tensor.numpy() for tensor in told]
+
+        return wait
+
+    def _computed(
+        self, outputs: Sequence[str], given: Mapping[str, torch.Tensor]
+    ) -> list[torch.Tensor]:
+        image, magnitude = given["image"], given["magnitude"]
+        if "features" not in outputs:
+            return [self._network(image, magnitude) for _ in outputs]
+        redshift, features = self._network.predict_with_features(image, magnitude)
+        found = {"redshift": redshift, "features": features}
+        return [found[name] for name in outputs]
 
     def get_inputs(self) -> list[_Port]:
         """The inputs: image and magnitude."""
@@ -101,8 +168,7 @@ class TorchSession:
         """The number of threads."""
         return _Options(self._threads)
 
-    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        """The array on the device. On a CPU it is used in place, unless it is read-only: torch
-        needs writable memory."""
-        whole = np.require(array, np.float32, ["C", "W"])
-        return torch.from_numpy(whole).to(self._device, non_blocking=True)
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    """The array in place, or a copy of one that is read-only: torch needs writable memory."""
+    return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))

@@ -35,6 +35,9 @@ from perseid.survey.reader import PartitionReader, open_partition
 
 BLOCK_BYTES = 4 << 20
 """Bytes of pixels per block; the reader fetches more than this in one request."""
+GPU_BLOCK_BYTES = 48 << 20
+"""The same for a GPU: two of its micro-batches of the usual images, so that one of them is copied
+to it while the other is computed."""
 AHEAD = 1
 """Number of blocks that wait for the model, besides the one in use and the one being fetched."""
 _POLL = 0.2
@@ -100,6 +103,8 @@ class Feed:
         Names of columns in the files, further columns, layout of images.
     fit
         How images larger or smaller than the model's are made to fit: see `fitted`.
+    block_bytes
+        Bytes of pixels per block, at most, unless a micro-batch is larger.
     """
 
     def __init__(
@@ -112,11 +117,12 @@ class Feed:
         missing: MissingValues = MissingValues(),  # noqa: B008 - frozen
         options: ReadOptions = PLAIN,
         fit: str = "",
+        block_bytes: int = BLOCK_BYTES,
     ) -> None:
         self._storage, self._partitions = storage, partitions
         self._missing, self._options = missing, options
         self._signature = signature
-        self._micro_batch, self._fit = micro_batch, fit
+        self._micro_batch, self._fit, self._block_bytes = micro_batch, fit, block_bytes
         # Bounded, or a fast store would fill the memory of a slow model.
         self._queue: queue.Queue[Step | BaseException | None] = queue.Queue(AHEAD)
         self._stop = threading.Event()
@@ -198,7 +204,8 @@ class Feed:
             raise BadPartitionError(f"{where} has {said}")
         places = chosen_bands(names_of_bands(self._signature), reader.shape[0], bands)
         self._put(Begun(ref, reader.rows))
-        blocks = iter(reader.blocks(block_rows(reader.columns.image_bytes, self._micro_batch)))
+        step = block_rows(reader.columns.image_bytes, self._micro_batch, self._block_bytes)
+        blocks = iter(reader.blocks(step))
         while True:
             began = time.time()
             cutouts = next(blocks, None)
@@ -237,10 +244,10 @@ class _StoppedError(Exception):
     """The feed was closed while its thread was reading."""
 
 
-def block_rows(row_bytes: int, micro_batch: int) -> int:
-    """Number of rows per block: the largest multiple of `micro_batch` within `BLOCK_BYTES`, but at
+def block_rows(row_bytes: int, micro_batch: int, block_bytes: int = BLOCK_BYTES) -> int:
+    """Number of rows per block: the largest multiple of `micro_batch` within `block_bytes`, but at
     least one.
 
     `row_bytes` is the size of one image in the file.
     """
-    return max(1, BLOCK_BYTES // row_bytes // micro_batch) * micro_batch
+    return max(1, block_bytes // row_bytes // micro_batch) * micro_batch

@@ -11,10 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadPartitionError
+from perseid.model.identity import CUDA
 from perseid.model.intervals import interval_columns, interval_values
 from perseid.model.outputs import CLASS, Z_PRED, OutputColumn
 from perseid.pipeline.columns import MISSING_INPUT, NO_ANSWER, PartitionResult, Stamp
-from perseid.pipeline.feed import Begun, Block, Ended, Failed, Feed
+from perseid.pipeline.feed import (
+    BLOCK_BYTES,
+    GPU_BLOCK_BYTES,
+    Begun,
+    Block,
+    Ended,
+    Failed,
+    Feed,
+)
 from perseid.pipeline.ids import as_kind, kind_of
 from perseid.pipeline.items import PartitionRef, WorkItem
 from perseid.pipeline.label_names import label_names, label_numbers
@@ -83,6 +92,7 @@ class Inference:
             missing=NO_SENTINELS if item.missing is None else MissingValues.of(item.missing),
             options=with_inputs(read_options(item), runtime.signature),
             fit=item.fit,
+            block_bytes=GPU_BLOCK_BYTES if runtime.identity.device == CUDA else BLOCK_BYTES,
         ) as feed:
             for step in feed:
                 match step:

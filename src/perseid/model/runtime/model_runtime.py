@@ -6,8 +6,10 @@ prediction depend neither on the other rows nor on where a partition begins.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +27,7 @@ from perseid.model.runtime.answers import Prediction, answer, empty, fill
 from perseid.model.runtime.graph_ports import Graph, Ports, bind
 from perseid.model.runtime.image_buffer import ImageBuffer
 from perseid.model.runtime.load_refusals import load_refusal
-from perseid.model.runtime.processor import has_int8_products, usable_threads
+from perseid.model.runtime.processor import PRODUCT, has_int8_products, usable_threads
 from perseid.model.signature import ModelSignature
 
 MICRO_BATCH = 32
@@ -33,6 +35,8 @@ MICRO_BATCH = 32
 PRECISIONS = ("float32", "int8")
 PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}
 """Onnxruntime's names of the devices."""
+OPTIONS: Mapping[str, list[dict[str, str]]] = {CPU: [{}], CUDA: [{"use_tf32": "0"}]}
+"""Onnxruntime's options of the devices: with tf32 redshifts would differ from a CPU's by 1e-3."""
 _BATCH_NAMES = ("n", "N", "batch", "batch_size")
 _NO_MEMORY = (
     "bad_alloc",
@@ -197,10 +201,13 @@ class ModelRuntime:
         given = dict(columns) if magnitudes is None else {**columns, MAGNITUDE: magnitudes}
         n, step = self._rows(images, given), self.micro_batch
         whole = empty(self.signature, n)
+        begun: tuple[slice, Callable[[], Any]] | None = None
         for start in range(0, n, step):
             rows = slice(start, min(start + step, n))
-            feed = self._feed(images, given, rows)
-            fill(whole, answer(self.signature, self._run(feed), rows.stop - start, step), rows)
+            following = rows, self._begin(self._feed(images, given, rows))
+            self._finish(whole, begun)
+            begun = following
+        self._finish(whole, begun)
         return whole
 
     def some_rows(
@@ -214,11 +221,33 @@ class ModelRuntime:
         wide = {c.column: (rows, *((c.width,) if c.width else ())) for _, c in self._ports.columns}
         return images, None, {name: random.random(shape) for name, shape in wide.items()}
 
-    def _run(self, feed: dict[str, Any]) -> Any:
+    def _begin(self, feed: dict[str, Any]) -> Callable[[], Any]:
+        """Compute one micro-batch; a session on a GPU only begins, and the returned function
+        waits."""
+        names = [name for name, _ in self._ports.outputs]
+        begin = getattr(self._session, "begin", None)
+        with self._explained():
+            if begin is not None:
+                waiting: Callable[[], Any] = begin(names, feed)
+                return waiting
+            found = self._session.run(names, feed)
+            return lambda: found
+
+    def _finish(self, whole: Prediction, begun: tuple[slice, Callable[[], Any]] | None) -> None:
+        """Put the outputs of a micro-batch in their place."""
+        if begun is None:
+            return
+        rows, wait = begun
+        with self._explained():
+            pairs = zip(self._ports.outputs, wait(), strict=True)
+            raw = {name: array for (_, name), array in pairs}
+        count = rows.stop - rows.start
+        fill(whole, answer(self.signature, raw, count, self.micro_batch), rows)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            found = self._session.run([name for name, _ in self._ports.outputs], feed)
-            pairs = zip(self._ports.outputs, found, strict=True)
-            return {name: array for (_, name), array in pairs}
+            yield
         except Exception as error:
             _raise_if_of_memory(error, self.signature.name)
             raise BadModelError(
@@ -267,7 +296,9 @@ class ModelRuntime:
         return int(lengths.pop())
 
 
-def open_session(path: str, name: str, threads: int, micro_batch: int, device: str = CPU) -> Any:
+def open_session(
+    path: str | bytes, name: str, threads: int, micro_batch: int, device: str = CPU
+) -> Any:
     """Open an onnxruntime session.
 
     Raises
@@ -280,6 +311,10 @@ def open_session(path: str, name: str, threads: int, micro_batch: int, device: s
     import onnxruntime
 
     provider = check_provider(device)
+    if device == CUDA:
+        onnxruntime.set_default_logger_severity(4)  # the error below says the same
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()  # CUDA's libraries where pip has installed them
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -289,11 +324,23 @@ def open_session(path: str, name: str, threads: int, micro_batch: int, device: s
         # Only with all shapes fixed does onnxruntime fold and fuse everything that it can.
         options.add_free_dimension_override_by_name(dimension, micro_batch)
     try:
-        return onnxruntime.InferenceSession(path, options, providers=[provider])
+        session = onnxruntime.InferenceSession(path, options, [provider], OPTIONS[device])
     except Exception as error:  # onnxruntime's errors have no common base
         _raise_if_of_memory(error, name)
         why = load_refusal(str(error), onnxruntime.__version__) or _reason(error)
         raise BadModelError(f"{name} is not a model that onnxruntime can load: {why}") from error
+    # Without CUDA's libraries onnxruntime computes on the processor and says so only in its log.
+    if provider not in session.get_providers():
+        raise BadInputError(
+            f"device {device}: onnxruntime cannot use a GPU here, because the driver or libraries "
+            "of CUDA are missing; use --device cpu"
+        )
+    return session
+
+
+def check_gpu() -> None:
+    """Raise `BadInputError` if the installed onnxruntime cannot use a GPU here."""
+    open_session(PRODUCT, "the test of the GPU", 1, 1, CUDA)
 
 
 def check_provider(device: str) -> str:

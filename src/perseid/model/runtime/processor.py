@@ -100,7 +100,7 @@ def _listed(cpuinfo: Path) -> bool:
     return bool(flags) and all(VNNI_FLAGS & set(core) for core in flags)
 
 
-_PRODUCT = base64.b64decode(
+PRODUCT = base64.b64decode(
     "CAgSADpcChgKAWEKAWISAXkiDU1hdE11bEludGVnZXISAXBaEwoBYRIOCgwIAhIICgIIEAoCCEBaEwoBYhIOCgwIAxII"
     "CgIIQAoCCCBiEwoBeRIOCgwIBhIICgIIEAoCCCBCBAoAEA0="
 )
@@ -118,7 +118,7 @@ def _products_are_exact() -> bool:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(_PRODUCT, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(PRODUCT, options, providers=["CPUExecutionProvider"])
     feed = {"a": np.full((16, 64), 255, np.uint8), "b": np.full((64, 32), 127, np.int8)}
     (found,) = session.run(None, feed)
     return bool((found == 64 * _LARGEST).all())

@@ -59,14 +59,15 @@ class PythonRuntime:
         micro_batch: int = 32,
         signature: ModelSignature | None = None,
     ) -> PythonRuntime:
-        """Import the class and create an instance of it, without arguments.
+        """Import the class, create an instance of it, without arguments, and move it to the device.
 
         Parameters
         ----------
         spec
             ``python:package.module:Class``.
         device
-            Device that the run requests; the model itself decides whether to use it.
+            Device that the run requests. ``cuda`` is passed to the model's method `to`, which every
+            ``torch.nn.Module`` has; a model without one decides itself what it uses.
         folder
             Folder that is searched for modules after the installed ones.
         threads
@@ -79,10 +80,12 @@ class PythonRuntime:
         Raises
         ------
         BadModelError
-            The class cannot be imported or created, or has no signature or no `predict`.
+            The class cannot be imported, created or moved to the device, or has no signature or no
+            `predict`.
         """
         source = find_source(spec, folder)
         model = _make(source, folder)
+        _move(model, device, spec)
         given = signature or _own_signature(model, source)
         given.check(f"the signature of {spec}")
         if not callable(getattr(model, "predict", None)):
@@ -186,6 +189,17 @@ def _make(source: PythonSource, folder: str) -> Any:
     except Exception as error:
         raise BadModelError(
             f"the model {source.spec} cannot be created: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _move(model: Any, device: str, spec: str) -> None:
+    if device == CPU or not callable(getattr(model, "to", None)):
+        return
+    try:
+        model.to(device)
+    except Exception as error:
+        raise BadModelError(
+            f"the model {spec} cannot be moved to {device}: {type(error).__name__}: {error}"
         ) from error
 
 

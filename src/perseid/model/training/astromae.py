@@ -42,6 +42,10 @@ class AstroMAE(nn.Module):
     ``forward(image (n, bands, size, size), magnitude (n, bands)) -> (n, 1)``.
     """
 
+    _softening: Tensor | None
+    _magnitude_centre: Tensor | None
+    _magnitude_scale: Tensor | None
+
     def __init__(self, config: AstroMAEConfig) -> None:
         super().__init__()
         self.config = config
@@ -64,21 +68,27 @@ class AstroMAE(nn.Module):
         self.concat_block = nn.Sequential(*linears([joined, config.head_hidden, 1]))
         self.decoder = Decoder(config) if config.decoder_width else None
         nn.init.normal_(self.cls_token, std=0.02)
+        # Buffers, because a tensor made of numbers in a step would have to be copied to the GPU,
+        # which waits for it; in float64, so that they are rounded only to the image's type.
+        for name in ("softening", "magnitude_centre", "magnitude_scale"):
+            values = getattr(config, name)
+            tensor = None if values is None else torch.tensor(values, dtype=torch.float64)
+            self.register_buffer(f"_{name}", tensor, persistent=False)
 
     def scale_image(self, image: Tensor) -> Tensor:
         """Pixels as the network takes them: asinh(pixel / softening) per band, or unchanged."""
-        if self.config.softening is None:
+        if self._softening is None:
             return image
-        softening = image.new_tensor(self.config.softening)[:, None, None]
+        softening = self._softening.to(image)[:, None, None]
         return torch.asinh((image / softening).clamp(-CLIP, CLIP))
 
     def scale_magnitude(self, magnitude: Tensor) -> Tensor:
         """Magnitudes in float32, centered and scaled if the configuration says so."""
         magnitude = magnitude.float()
-        if self.config.magnitude_centre is None:
+        if self._magnitude_centre is None or self._magnitude_scale is None:
             return magnitude
-        center = magnitude.new_tensor(self.config.magnitude_centre)
-        scale = magnitude.new_tensor(self.config.magnitude_scale)
+        center = self._magnitude_centre.to(magnitude)
+        scale = self._magnitude_scale.to(magnitude)
         return ((magnitude - center) / scale).clamp(-MAGNITUDE_CLIP, MAGNITUDE_CLIP)
 
     def encode(self, scaled: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -158,6 +168,11 @@ class MaskedAutoencoder(nn.Module):
         scaled = self.model.scale_image(image)
         masks = self.random_masks(batch or len(image), mask_ratio, generator, image.device)
         keep, hidden = (mask[share] for mask in masks)
+        return self.masked_error(scaled, keep, hidden)
+
+    def masked_error(self, scaled: Tensor, keep: Tensor, hidden: Tensor) -> Tensor:
+        """Mean squared error of the hidden patches of scaled images; masks are those of
+        `random_masks`."""
         error = (self.reconstruct(scaled, keep) - self.patchify(scaled)) ** 2
         return (error.mean(dim=2) * hidden).sum() / hidden.sum()
 

@@ -98,6 +98,8 @@ class RunningMean:
         self.decay = decay
         self.steps = 0
         self.mean = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self._floats = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
+        self._others = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
 
     @torch.no_grad()
     def update(self, tensors: dict[str, Tensor]) -> None:
@@ -116,12 +118,11 @@ class RunningMean:
     def _update_at_once(self, tensors: dict[str, Tensor], decay: float) -> None:
         """On a GPU, update all tensors in a few kernel launches: one launch per tensor would take
         longer than the step."""
-        names = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
-        means, values = [self.mean[n] for n in names], [tensors[n].detach() for n in names]
-        torch._foreach_lerp_(means, values, 1.0 - decay)
-        others = [name for name in tensors if name not in set(names)]
-        if others:
-            torch._foreach_copy_([self.mean[n] for n in others], [tensors[n] for n in others])
+        means = [self.mean[name] for name in self._floats]
+        torch._foreach_lerp_(means, [tensors[n].detach() for n in self._floats], 1.0 - decay)
+        if self._others:
+            others = [self.mean[name] for name in self._others]
+            torch._foreach_copy_(others, [tensors[name] for name in self._others])
 
 
 class LossSum:
