@@ -30,6 +30,17 @@ def printable(text: str) -> str:
     return _UNSEEN.sub(_escape, text)
 
 
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """A number with its noun, and what follows it in the singular or in the plural.
+
+    Examples
+    --------
+    >>> counted(2056, "row"), counted(1, "object has", "objects have")
+    ('2,056 rows', '1 object has')
+    """
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
 def one_line(text: str) -> str:
     """A text that is one line of a terminal or a log, whatever it was before.
 

@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from engine import FAULTY_RUN, Lab
+from same_bits import assert_same_bits
 
 from perseid.errors import RunInterruptedError
 from perseid.pipeline import layout
@@ -37,9 +37,11 @@ def same(lab, one, other):
     """Both catalogues, bit for bit."""
     one, other = lab.catalogue(one), lab.catalogue(other)
     assert one.column_names == other.column_names
-    for name in one.column_names:
-        left, right = (t[name].to_numpy(zero_copy_only=False) for t in (one, other))
-        np.testing.assert_array_equal(left, right, err_msg=name)
+    left, right = (
+        {name: t[name].to_numpy(zero_copy_only=False) for name in t.column_names}
+        for t in (one, other)
+    )
+    assert_same_bits(left, left, right)
 
 
 def test_the_local_engine_lets_the_ranks_meet(lab):
@@ -125,7 +127,7 @@ def test_a_rank_that_stops_is_noticed_by_its_silence(lab):
     result = lab.run(workers=5, request={"silence_timeout": 1.3})
     assert result.summary["transport"]["used"] == "store"
     assert result.summary["transport"]["reason"] == (
-        "1 ranks did not finish the collective merge in time"
+        "1 rank did not finish the collective merge in time"
     )
     ends = [r["timeline"][-1][2] for r in lab.json("combined_data.json")]
     assert max(ends) - min(ends) < 4, "the others knew soon"

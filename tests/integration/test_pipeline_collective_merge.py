@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from meeting import SECRET, all_meet, begin, rendezvous
+from same_bits import assert_same_bits
 from tiny import tiny_model, tiny_survey
 
 from perseid.errors import RunIncompleteError
@@ -52,8 +53,7 @@ def table(storage: Storage) -> dict[str, np.ndarray]:
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
     """All columns bit for bit."""
     assert list(one) == list(other)
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    assert_same_bits(one, one, other)
 
 
 @pytest.fixture(scope="module")

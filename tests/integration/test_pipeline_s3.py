@@ -116,7 +116,7 @@ def test_more_files_asked_for_than_there_are(s3):
     url = s3.bucket()
     Storage(url).put("data/1.pt", b"x")
     given = {"data": f"{url}/data", "results": f"{url}/run", "file_limit": 5}
-    assert "there are only 1 partitions" in list_partitions(RunRequest.parse(given)).warnings[0]
+    assert "there is only 1 partition" in list_partitions(RunRequest.parse(given)).warnings[0]
 
 
 def test_a_bucket_that_is_not_there(s3):

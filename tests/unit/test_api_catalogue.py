@@ -52,6 +52,32 @@ def test_a_difference_of_one_bit_is_found_and_named(column, values, said):
     assert not catalogue().equals(catalogue(**{column: values}))
 
 
+LISTS = [[1.0], [2.0, 3.0], [-0.0]]
+
+
+@pytest.mark.parametrize(
+    ("values", "row"),
+    [
+        (LISTS, None),
+        ([[1.0, 2.0], [3.0], [-0.0]], 0),  # the same values, cut elsewhere
+        ([[1.0], [2.0, 3.0], [0.0]], 2),
+        ([[1.0], [2.0, 4.0], [-0.0]], 1),
+        ([[1.0], [2.0, 3.0], None], 2),
+        ([[1.0], [2.0, 3.0], []], 2),
+        ([[1.0], None, [-0.0]], 1),
+    ],
+    ids=["same", "cut", "sign", "value", "null", "empty", "null-between"],
+)
+def test_lists_of_any_lengths_are_compared_row_by_row(values, row):
+    one, other = catalogue(z_pred=LISTS), catalogue(z_pred=values)
+    said = one.difference(other)
+    assert (said is None) == (row is None)
+    if row is not None:
+        place = ROWS["partition"][row]
+        assert said.startswith(f"z_pred of partition {place}, row 0 is ")
+    assert other.difference(other) is None
+
+
 def test_other_rows_or_columns_are_said():
     fewer = {name: values[:2] for name, values in ROWS.items()}
     assert catalogue().difference(catalogue(fewer)) == "3 rows and 2 rows"

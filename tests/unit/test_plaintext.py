@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import html
 import io
+import re
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import tiny_model, tiny_survey
 
+import perseid
 from perseid.api.terminal import SafeStream
+from perseid.cli import main
 from perseid.measure.present.text import Cell, TableColumn, TextTable
-from perseid.plaintext import csv_cell, markup, one_line, printable
+from perseid.plaintext import counted, csv_cell, markup, one_line, printable
 
 ANY = st.text(
     alphabet=st.one_of(st.characters(), st.sampled_from("\x1b\x07\x9b\r\n\t\u202e\u2028=+-@|<")),
@@ -72,3 +76,40 @@ def test_a_stream_that_lacks_a_character_shows_its_escape() -> None:
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\uff1d1"])
 def test_formulas_are_text(text: str) -> None:
     assert csv_cell(text).startswith("'")
+
+
+def test_a_number_and_its_noun_agree():
+    assert [counted(n, "row") for n in (0, 1, 2, 2056)] == [
+        "0 rows",
+        "1 row",
+        "2 rows",
+        "2,056 rows",
+    ]
+    assert counted(1, "object has", "objects have") == "1 object has"
+
+
+PLURALS = re.compile(r"(?<!of )(?<![\d.,/])\b1 [a-z]+s\b")
+"""As in "1 rows", and neither "1 of 1 ranks" nor "0.1 seconds"."""
+
+
+def test_no_command_says_1_rows(tmp_path, capsys):
+    """A survey of one row in one partition, through the commands that count."""
+    tiny_survey(tmp_path / "data", rows=1, per_partition=1)
+    data, run = str(tmp_path / "data"), str(tmp_path / "run")
+    model = str(tiny_model(tmp_path / "m.onnx"))
+    for words in (
+        ["survey", "info", data],
+        ["split", data, str(tmp_path / "split"), "--rows", "1"],
+        ["run", "--data", data, "--model", model, "--out", run, "--dry-run"],
+        ["run", "--data", data, "--model", model, "--out", run, "--workers", "1"],
+        ["catalogue", run, "--to", str(tmp_path / "catalogue.csv")],
+        ["status", run],
+        ["model", "info", model],
+    ):
+        assert main(words) == 0
+        said = "".join(capsys.readouterr())
+        wrong = [m[0] for m in PLURALS.finditer(said)]
+        assert not wrong, (words, wrong)
+    found = perseid.open_run(run)
+    for shown in (found.catalogue(), perseid.open_survey(data)):
+        assert not PLURALS.search(repr(shown))

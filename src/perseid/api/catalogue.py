@@ -19,6 +19,7 @@ from perseid.model.outputs import Z_PRED, OutputColumn
 from perseid.pipeline.catalogue_reader import StoredCatalogue
 from perseid.pipeline.publish import OUTPUTS_KEY
 from perseid.pipeline.tables import CATALOGUE
+from perseid.plaintext import counted
 from perseid.storage import Storage
 from perseid.survey import natural_key
 from perseid.survey.formats.arrow import compute_module, pyarrow_module
@@ -93,7 +94,7 @@ class Catalogue:
         if mine.column_names != theirs.column_names:
             return f"columns {mine.column_names} and {theirs.column_names}"
         if mine.num_rows != theirs.num_rows:
-            return f"{mine.num_rows} rows and {theirs.num_rows} rows"
+            return f"{counted(mine.num_rows, 'row')} and {counted(theirs.num_rows, 'row')}"
         for name in mine.column_names:
             row = _first_difference(mine[name], theirs[name])
             if row is not None:
@@ -177,13 +178,13 @@ class Catalogue:
         return self._table.select([n for n in self.column_names if n in ours]).take(order)
 
     def __repr__(self) -> str:
-        return f"<Catalogue of {len(self)} objects at {self._stored.where}>"
+        return f"<Catalogue of {counted(len(self), 'object')} at {self._stored.where}>"
 
     def _repr_html_(self) -> str:
         head = next(iter(self._stored.batches()), None)  # avoids reading all of a large catalogue
         shown = [] if head is None else head.slice(0, SHOWN_ROWS).to_pylist()
         rows = [list(row.values()) for row in shown]
-        text = f"<p>{len(self)} objects, the first {len(rows)}:</p>"
+        text = f"<p>{counted(len(self), 'object')}, the first {len(rows)}:</p>"
         return text + html_table(self.column_names, rows)
 
 
@@ -193,10 +194,7 @@ def _first_difference(mine: Any, theirs: Any) -> int | None:
         return 0
     left, right = mine.combine_chunks(), theirs.combine_chunks()
     if str(left.type).startswith(("list", "fixed_size_list")):
-        width = max(1, len(left.values) // max(1, len(left)))
-        chunked = pyarrow_module().chunked_array
-        place = _first_difference(chunked([left.values]), chunked([right.values]))
-        return None if place is None else place // width
+        return _first_list_difference(left, right)
     # What lies in memory behind a missing value is arbitrary, and must not be compared.
     absent = [np.asarray(array.is_null()) for array in (left, right)]
     if str(left.type) in _BITS:  # by bits, so that NaN equals itself and -0 differs from 0
@@ -208,3 +206,21 @@ def _first_difference(mine: Any, theirs: Any) -> int | None:
         other = np.asarray(compute_module().not_equal(left, right).fill_null(False))
     differ = np.flatnonzero((absent[0] != absent[1]) | (other & ~absent[0]))
     return int(differ[0]) if len(differ) else None
+
+
+def _first_list_difference(left: Any, right: Any) -> int | None:
+    lengths = [
+        np.asarray(compute_module().list_value_length(array).fill_null(-1))
+        for array in (left, right)
+    ]
+    unlike = np.flatnonzero(lengths[0] != lengths[1])
+    # Up to there both have the same number of values in each row, so their values can be compared
+    # one after the other.
+    end = int(unlike[0]) if len(unlike) else len(left)
+    chunked = pyarrow_module().chunked_array
+    values = [chunked([array.slice(0, end).flatten()]) for array in (left, right)]
+    place = _first_difference(*values)
+    if place is None:
+        return end if len(unlike) else None
+    ends = np.cumsum(np.maximum(lengths[0][:end], 0))
+    return int(np.searchsorted(ends, place, side="right"))

@@ -14,6 +14,7 @@ from perseid.measure.present.text import FORMATS
 from perseid.measure.prices import ARCHITECTURES, Prices, prices_of
 from perseid.measure.sources.load import load_runs
 from perseid.measure.sources.load_options import LoadOptions
+from perseid.plaintext import counted
 
 __all__ = [
     "ARCHITECTURES",
@@ -99,7 +100,7 @@ class Measurements:
         return str(self.table())
 
     def __repr__(self) -> str:
-        return f"<Measurements of {len(self._runs)} runs>"
+        return f"<Measurements of {counted(len(self._runs), 'run')}>"
 
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()

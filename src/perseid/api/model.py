@@ -12,6 +12,7 @@ from perseid.model.runtime import DEFAULT, Prediction, Predictor
 from perseid.model.signature import ModelSignature
 from perseid.model.signature_files import signature_beside, signature_of
 from perseid.pipeline.model_inputs import other_columns
+from perseid.plaintext import counted
 from perseid.survey import Cutouts
 
 
@@ -52,7 +53,8 @@ class Model:
     def __repr__(self) -> str:
         one = self.signature
         return (
-            f"<Model {one.name}: {one.bands} bands of {one.height} x {one.width} pixels, "
+            f"<Model {one.name}: {counted(one.bands, 'band')} of {one.height} x {one.width} "
+            "pixels, "
             f"{one.precision}>"
         )
 

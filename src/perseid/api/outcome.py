@@ -16,6 +16,7 @@ from perseid.pipeline.run_summary import (
     RedshiftSummary,
     RunSummary,
 )
+from perseid.plaintext import counted
 from perseid.storage import Storage
 
 NAMED = 20
@@ -55,7 +56,8 @@ def _head(summary: RunSummary) -> str:
     ranks, parts, rows = summary["ranks"], summary["partitions"], summary["rows"]
     text = (
         f"{summary['status']}: {ranks['received']} of {ranks['expected']} ranks, "
-        f"{parts['received']} of {parts['expected']} partitions, {rows['received']:,} objects"
+        f"{parts['received']} of {parts['expected']} partitions, "
+        f"{counted(rows['received'], 'object')}"
     )
     if rows.get("flagged"):
         text += f" ({rows['flagged']:,} of them without a prediction)"
@@ -99,7 +101,7 @@ def _redshift(found: RedshiftSummary | None) -> Iterator[str]:
     outliers = found.get("outliers")
     if outliers is not None:
         words.append(f"{outliers:.2%} outliers (|dz| > {found['outlier_threshold']:g})")
-    yield f"redshift   {' · '.join(words)} · {found['n']:,} objects with a known redshift"
+    yield f"redshift   {' · '.join(words)} · {counted(found['n'], 'object')} with a known redshift"
 
 
 def _classes(found: ClassificationSummary | None) -> Iterator[str]:
@@ -115,7 +117,10 @@ def _distributions(found: DistributionSummary | None) -> Iterator[str]:
         words = [f"CRPS {found['crps']:.4g}"]
         words += [f"{share:.1%} inside {float(level):.0%} intervals"
                   for level, share in found["coverage"].items()]  # fmt: skip
-        yield f"PDFs       {' · '.join(words)} · {found['n']:,} objects with a known redshift"
+        yield (
+            f"PDFs       {' · '.join(words)} · {counted(found['n'], 'object')} with a known "
+            "redshift"
+        )
 
 
 def _anomalies(found: AnomalySummary | None) -> Iterator[str]:

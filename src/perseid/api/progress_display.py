@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 
 from perseid.api.terminal import console
 from perseid.pipeline.events import CountEvent, Event, RankEvent, RankState, StageEvent
-from perseid.plaintext import printable
+from perseid.plaintext import counted, printable
 
 RATE_SECONDS = 10.0
 """Window over which the rate of rows is averaged."""
@@ -103,7 +103,7 @@ class Tally:
         for state in (RankState.RUNNING, RankState.WAITING, RankState.RETRYING, RankState.FAILED):
             if self.count(state):
                 words.append(f"{self.count(state)} {state.value}")
-        words.append(f"{self.rows} rows")
+        words.append(counted(self.rows, "row"))
         if self.rate() >= 0.5:
             words.append(f"{self.rate():.0f} rows/s")
         left = self.seconds_left(now)
@@ -257,7 +257,7 @@ def count_line(now: CountEvent) -> str:
     )  # fmt: skip
     words += [f"{number} {name}" for name, number in numbers if number]
     if now.rows:
-        words.append(f"{now.rows:,} rows")
+        words.append(f"{counted(now.rows, 'row')}")
     if now.usd:
         words.append(f"workers so far about {now.usd:.6f} USD")
     return " · ".join([*words, duration(now.seconds)])

@@ -12,6 +12,7 @@ from perseid.api.survey_info import SurveyFiles, SurveyInfo, survey_info, survey
 from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.request_listing import list_partitions
+from perseid.plaintext import counted
 from perseid.storage import Storage
 from perseid.survey import Cutouts, open_partition
 from perseid.survey.column_spec import ColumnSpec
@@ -112,11 +113,16 @@ class Survey:
             yield from self.blocks(ref.key)
 
     def __repr__(self) -> str:
-        return f"<Survey of {len(self)} partitions, {self.size / 1e6:,.1f} MB, at {self.url}>"
+        return (
+            f"<Survey of {counted(len(self), 'partition')}, {self.size / 1e6:,.1f} MB, at "
+            f"{self.url}>"
+        )
 
     def _repr_html_(self) -> str:
         rows = [(ref.key, f"{ref.size:,}") for ref in self.partitions[:SHOWN_PARTITIONS]]
-        text = f"<p>{len(self)} partitions, {self.size / 1e6:,.1f} MB, at {self.url}:</p>"
+        text = (
+            f"<p>{counted(len(self), 'partition')}, {self.size / 1e6:,.1f} MB, at {self.url}:</p>"
+        )
         return text + html_table(("partition", "bytes"), rows)
 
     def _key(self, partition: int | str) -> str:

@@ -17,6 +17,7 @@ from perseid.pipeline.checks import count_rows
 from perseid.pipeline.items import PartitionRef
 from perseid.pipeline.model_inputs import unfit, with_inputs
 from perseid.pipeline.survey_columns import choose_columns
+from perseid.plaintext import counted
 from perseid.storage import Storage
 from perseid.survey import open_partition
 from perseid.survey.column_spec import ColumnSpec
@@ -185,7 +186,7 @@ def _use(
     used = []
     if signature.bands:
         bands, height, width = signature.shape
-        takes = f"{bands} bands of {height} x {width} pixels"
+        takes = f"{counted(bands, 'band')} of {height} x {width} pixels"
         used.append(InputUse(signature.image.name, takes, sources.get("image", "")))
     there = {spec.source.lower(): spec.source for spec in look.described}
     for one in signature.columns:

@@ -37,6 +37,7 @@ from perseid.pipeline.events import CountEvent, Event, Report, StageEvent
 from perseid.pipeline.initialize import new_run_id
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
+from perseid.plaintext import counted
 from perseid.storage import Location, Storage, use_aws
 
 NAMED_CALLS = 6
@@ -367,4 +368,4 @@ def event_of(now: MapProgress) -> CountEvent:
 
 def _asked(calls: Calls) -> str:
     parts = ", ".join(f"{name} {number}" for name, number in calls.counts.most_common(NAMED_CALLS))
-    return f"{calls.total} requests of AWS from here ({parts})"
+    return f"{counted(calls.total, 'request')} of AWS from here ({parts})"

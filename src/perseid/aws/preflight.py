@@ -15,6 +15,7 @@ from perseid.errors import PerseidError
 from perseid.measure.fields import Fields
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.records import STORE
+from perseid.plaintext import counted
 from perseid.storage import Location
 
 MIB = 1 << 20
@@ -98,14 +99,15 @@ def _concurrency(run: Preflight) -> Result:
         return "skip", "the account does not say how many functions may run at once"
     if run.meets and ranks > limit:
         return "bad", (
-            f"{ranks} ranks have to run at once, and only {limit} functions may: take fewer ranks "
+            f"{ranks} ranks have to run at once, and only {counted(limit, 'function')} may: "
+            "take fewer ranks "
             "(--world-size), leave --transport at store, or ask for more under Service Quotas "
             "(Lambda, concurrent executions)"
         )
     if ranks > limit:
         rounds = -(-ranks // limit)
         return "note", f"{ranks} ranks run {limit} at once, in about {rounds} rounds"
-    return "ok", f"{ranks} ranks, {limit} may run at once"
+    return "ok", f"{counted(ranks, 'rank')}, {limit} may run at once"
 
 
 def _rendezvous(run: Preflight) -> Result:

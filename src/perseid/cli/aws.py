@@ -23,6 +23,7 @@ from perseid.cli import aws_prove, units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.show_check import show_check
 from perseid.errors import AwsError, BadInputError, PerseidError
+from perseid.plaintext import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -241,7 +242,7 @@ def _show_packages(packages: object) -> None:
         print(
             f"{package.name + '.zip':12} {package.zipped / MIB:6.1f} MiB, unzipped "
             f"{package.unzipped / MIB:6.1f} of {UNZIPPED_LIMIT // MIB} MiB, "
-            f"{len(package.entries)} files"
+            f"{counted(len(package.entries), 'file')}"
         )
 
 

@@ -12,6 +12,7 @@ from perseid.compat.scripts.script_job import script_job
 from perseid.engines.base import Engine
 from perseid.pipeline.initialize import plan
 from perseid.pipeline.request import RunRequest
+from perseid.plaintext import counted
 
 FAILS = 1
 """Exit status if something would fail."""
@@ -31,5 +32,5 @@ def show_preflight(args: argparse.Namespace, engine: Engine, request: RunRequest
         print(json.dumps([asdict(check) for check in checks], indent=1))
     bad = any(check.state == "bad" for check in checks)
     if not args.json and not bad:
-        print(f"{manifest.world_size} ranks can be started; nothing was started")
+        print(f"{counted(manifest.world_size, 'rank')} can be started; nothing was started")
     return FAILS if bad else 0

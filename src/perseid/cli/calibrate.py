@@ -9,6 +9,7 @@ from pathlib import Path
 from perseid.api.worker_pace import Calibration, calibrate
 from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
+from perseid.plaintext import counted
 
 FEW_ROWS = 500
 """A rank with fewer rows does not measure the pace well."""
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 def lines(found: Calibration) -> list[str]:
     """The calibration in words, one line per figure."""
-    ranks = f"{found.ranks} ranks" if found.ranks else "no run"
+    ranks = counted(found.ranks, "rank") if found.ranks else "no run"
     few = found.ranks > 0 and found.rows / found.ranks < FEW_ROWS
     note = "note       few rows per rank: with more, the pace is higher (batches are padded)"
     return [

@@ -9,6 +9,7 @@ from perseid.api.calibrating import calibrate_model
 from perseid.cli.request_options import add_request_options, given_options
 from perseid.jsontext import parse_json
 from perseid.model.intervals import calibration_place
+from perseid.plaintext import counted
 
 READ = ("columns", "layout", "bands", "fit", "precision", "signature", "model_path")
 """Keys of a request that determine how the survey is read and how the model computes."""
@@ -39,7 +40,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(parse_json(found.to_json())))
         return 0
-    print(f"calibration {args.to or calibration_place(args.model)}: {found.objects:,} objects")
+    print(
+        f"calibration {args.to or calibration_place(args.model)}: "
+        f"{counted(found.objects, 'object')}"
+    )
     for level, width in found.widths.items():
         print(f"{level:.0%} of true redshifts within {width:.4g} (1 + z) of the predicted one")
     return 0

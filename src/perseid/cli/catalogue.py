@@ -8,6 +8,7 @@ import json
 from perseid.api.catalogue import Catalogue
 from perseid.catalogues.export import FORMATS
 from perseid.cli.awsarguments import add_storage_arguments
+from perseid.plaintext import counted
 from perseid.storage import Storage
 
 
@@ -43,5 +44,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(vars(written)))
     else:
-        print(f"catalogue: {written.where} ({written.rows:,} rows, {written.bytes / 1e6:.2f} MB)")
+        print(
+            f"catalogue: {written.where} ({counted(written.rows, 'row')}, "
+            f"{written.bytes / 1e6:.2f} MB)"
+        )
     return 0

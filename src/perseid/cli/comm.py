@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.errors import BadInputError
+from perseid.plaintext import counted
 from perseid.textfile import is_file
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def _bench(args: argparse.Namespace) -> int:
     for ranks in args.ranks:
         found = bench.run(ranks, args.iterations)
         results[str(ranks)] = {"perseid": found}
-        print(f"\n{ranks} ranks: median of the slowest rank's time")
+        print(f"\n{counted(ranks, 'rank')}: median of the slowest rank's time")
         for name, seconds in found.items():
             print(f"{name:32s}{_time(seconds):>12s}")
     if args.json:

@@ -8,6 +8,7 @@ from perseid.api.progress_display import duration
 from perseid.engines import memory
 from perseid.engines.run_plan import RunPlan
 from perseid.pipeline.manifest import Manifest
+from perseid.plaintext import counted
 
 SHOWN = 12
 """How many ranks are listed with their partitions."""
@@ -20,7 +21,9 @@ def plan_lines(plan: RunPlan, *, given: bool) -> Iterator[str]:
     size = sum(ref.size for ref in manifest.partitions) / 1e6
     yield f"data       {manifest.data_url}"
     files = len(manifest.partitions)
-    yield f"           {files} partitions, {size:,.1f} MB, {plan.rows:,} objects"
+    yield (
+        f"           {counted(files, 'partition')}, {size:,.1f} MB, {counted(plan.rows, 'object')}"
+    )
     yield f"results    {manifest.results_url}"
     yield f"model      {manifest.settings.model_url}, {manifest.settings.precision}"
     at_once = f"{plan.workers} at once, threads per worker: {plan.options.threads}"
@@ -32,7 +35,7 @@ def plan_lines(plan: RunPlan, *, given: bool) -> Iterator[str]:
         )
         yield f"           rank {rank}: {named}"
     if manifest.world_size > SHOWN:
-        yield f"           … and {manifest.world_size - SHOWN} more ranks"
+        yield f"           … and {counted(manifest.world_size - SHOWN, 'more rank')}"
     yield from (f"note       {warning}" for warning in manifest.warnings)
     yield from (f"note       {part.key} cannot be read: {part.error}" for part in plan.unreadable)
     yield ""
@@ -46,7 +49,7 @@ def script_plan(manifest: Manifest) -> Iterator[str]:
     yield f"runs       the script {manifest.script['SCRIPT']}, not a model of perseid: give `model`"
     yield "           (or --model) to use perseid's runtime instead"
     yield f"data       {manifest.data_url}"
-    yield f"           {len(manifest.partitions)} partitions, {size:,.1f} MB"
+    yield f"           {counted(len(manifest.partitions), 'partition')}, {size:,.1f} MB"
     yield f"results    {manifest.results_url}"
     yield f"ranks      {manifest.world_size}"
     yield from (f"note       {warning}" for warning in manifest.warnings)
@@ -66,7 +69,10 @@ def _expected(plan: RunPlan, given: bool) -> Iterator[str]:
     yield f"cost       {plan.cost.total:.6f} USD on AWS at this machine's pace, as billed:"
     for line in plan.cost.lines:
         if line.usd > 0:
-            yield f"           {line.name}: {line.quantity:.6g} {line.unit}, {line.usd:.6f} USD"
+            # One request, but one GB-s.
+            one = line.quantity == 1 and "-" not in line.unit
+            unit = line.unit.removesuffix("s") if one else line.unit
+            yield f"           {line.name}: {line.quantity:.6g} {unit}, {line.usd:.6f} USD"
     yield f"           ({plan.price_stamp}; {limit} MB configured, every start cold)"
     yield "accuracy   rows as the partitions state; times to about a third,"
     yield "           because concurrent workers slow each other down, and storage, retries and"

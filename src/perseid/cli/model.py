@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from perseid.cli import calibrate_intervals
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.jsontext import parse_json
+from perseid.plaintext import counted
 
 if TYPE_CHECKING:
     from perseid.model.runtime import ModelRuntime
@@ -113,7 +114,9 @@ def _check(model: str, survey: Cutouts) -> None:
         print(f"no int8 check: {after.note}")
         return
     change = compare(before, after, survey)
-    print(f"int8 against float32 on {change.rows:,} rows: largest |dz| {change.largest:.2e}")
+    print(
+        f"int8 against float32 on {counted(change.rows, 'row')}: largest |dz| {change.largest:.2e}"
+    )
     for name, pair in (("MAE", change.mae), ("NMAD", change.nmad)):
         if pair is not None:
             print(f"  {name:5} {pair[0]:.5f} -> {pair[1]:.5f} ({pair[1] - pair[0]:+.5f})")
@@ -134,13 +137,17 @@ def _info(args: argparse.Namespace) -> int:
         print(json.dumps(parse_json(s.to_json()) | more))
         return 0
     groups = ", ".join(f"{n} ({w})" for n, w in s.feature_groups.items()) or "none"
-    taken = [f"images of {s.bands} bands, {s.height} x {s.width} pixels"] if s.bands else []
+    taken = (
+        [f"images of {counted(s.bands, 'band')}, {s.height} x {s.width} pixels"] if s.bands else []
+    )
     taken += [f"the column {column.column}" for column in s.columns if column.column != MAGNITUDE]
     taken += ["magnitudes"] if s.takes_magnitudes else []
     print(f"{s.name}: {s.precision}, {', '.join(taken)}")
     print(f"bands: {' '.join(s.band_names) or 'not named'}; features: {groups}")
     print(f"columns: {', '.join(column.name for column in s.output_columns()) or 'none'}")
-    print(f"micro-batch {runtime.micro_batch} rows, {runtime.threads} threads")
+    print(
+        f"micro-batch {counted(runtime.micro_batch, 'row')}, {counted(runtime.threads, 'thread')}"
+    )
     return 0
 
 

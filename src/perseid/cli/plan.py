@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.surveys import found
 from perseid.errors import BadInputError
+from perseid.plaintext import counted
 from perseid.textfile import is_there
 
 SHOWN = 6
@@ -119,8 +121,13 @@ def _lines(advice: Advice) -> Iterator[str]:
 def _advice(option: PlanOption) -> Iterator[str]:
     arch = {"x86": "x86_64", "arm": "arm64"}[option.architecture]
     files = option.partitions / option.world_size
-    yield f"advice     partitions of {option.partition_mb:g}MB: {option.partitions} files"
-    yield f"           world size {option.world_size}, up to {-(-files // 1):.0f} files per worker"
+    yield (
+        f"advice     partitions of {option.partition_mb:g}MB: {counted(option.partitions, 'file')}"
+    )
+    yield (
+        f"           world size {option.world_size}, up to "
+        f"{counted(math.ceil(files), 'file')} per worker"
+    )
     yield (
         f"           {option.memory_mb:,} MB per worker ({option.vcpus:.2f} vCPUs, {arch}); it "
         "needs "

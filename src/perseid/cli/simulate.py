@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from perseid.api.terminal import console
 from perseid.cli.awsarguments import add_storage_arguments
+from perseid.plaintext import counted
 from perseid.survey.simulation.simulate import Simulated, simulate
 
 
@@ -85,7 +86,7 @@ def _say(result: Simulated, seconds: float) -> None:
     anomalies = {name: count for name, count in result.labels.items() if name != "none" and count}
     kinds = ", ".join(f"{count} {name}" for name, count in anomalies.items()) or "none"
     files = f"{len(result.files):,} file{'s' * (len(result.files) != 1)}"
-    print(f"{result.rows:,} objects in {files} in {result.url}")
+    print(f"{counted(result.rows, 'object')} in {files} in {result.url}")
     print(f"seed {result.seed}; {seconds:.1f} s, {result.rows / seconds:,.0f} objects/s")
     print(f"{sum(anomalies.values())} labeled anomalies: {kinds}")
     print("magnitudes and redshifts are real (SDSS); the images are simulated to match them")

@@ -20,6 +20,7 @@ from perseid.cli.surveys import (
     print_notes,
     read_options,
 )
+from perseid.plaintext import counted
 from perseid.survey import SplitProgress, split, suffixes
 
 
@@ -63,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**asdict(done), "seconds": seconds}))
         return 0
     print(
-        f"{done.rows:,} rows of {done.files} file{'s' * (done.files != 1)} in {done.partitions} "
-        f"partition{'s' * (done.partitions != 1)} of {done.rows_per_partition:,} rows "
+        f"{counted(done.rows, 'row')} of {counted(done.files, 'file')} in "
+        f"{counted(done.partitions, 'partition')} of {counted(done.rows_per_partition, 'row')} "
         f"under {done.url} ({seconds:.1f} s)"
     )
     return 0

@@ -14,7 +14,7 @@ from perseid.api.survey_info import SurveyInfo
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.cli.surveys import add_columns_argument, add_layout_argument, print_notes
 from perseid.errors import StorageError
-from perseid.plaintext import one_line
+from perseid.plaintext import counted, one_line
 from perseid.survey.names import check_known, column_names, parse_columns
 
 SHOWN = 5
@@ -76,7 +76,9 @@ def _lines(info: SurveyInfo) -> Iterator[str]:
     bands, height, width = info.shape
     named = f" ({', '.join(info.bands)})" if info.bands else ""
     last = ", the bands last in the file" if info.channels_last else ""
-    images = f"{bands} bands{named} of {height} x {width} pixels{last}" if height else "none"
+    images = (
+        f"{counted(bands, 'band')}{named} of {height} x {width} pixels{last}" if height else "none"
+    )
     # Lists of no rows have no length, and count as 1.
     if not info.rows and info.shape == (1, 1, 1):
         images = "not known, since there are no rows"

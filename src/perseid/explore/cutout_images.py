@@ -18,6 +18,7 @@ from perseid.measure.present.gallery import lupton, png, shown_bands
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.model_inputs import chosen_bands, with_bands
 from perseid.pipeline.survey_columns import read_options
+from perseid.plaintext import counted
 from perseid.storage import Storage
 from perseid.survey.reader import PartitionReader, open_partition
 
@@ -111,7 +112,7 @@ class CutoutImages:
         reader = self._reader(partition)
         if not 0 <= row < reader.rows:
             raise BadPartitionError(
-                f"{reader.name} has {reader.rows} rows, and the catalogue names {row}"
+                f"{reader.name} has {counted(reader.rows, 'row')}, and the catalogue names {row}"
             )
         bands = self._model_bands()
         places = chosen_bands(bands, reader.shape[0], reader.bands) if bands else None
@@ -149,7 +150,9 @@ def draw(image: NDArray[np.float32], options: PictureOptions) -> bytes:
     count = image.shape[0]
     chosen = options.bands or shown_bands(count)
     if any(not 0 <= band < count for band in chosen):
-        raise BadInputError(f"the cutouts have {count} bands, counted from 0: there is no {chosen}")
+        raise BadInputError(
+            f"the cutouts have {counted(count, 'band')}, counted from 0: there is no {chosen}"
+        )
     if len(chosen) == 1:
         return png(_gray(image[chosen[0]], options))
     return png(lupton(image, (chosen[0], chosen[1], chosen[2]), options.brightness))

@@ -23,6 +23,7 @@ from perseid.jsontext import parse_json
 from perseid.measure.sources.rank_measures import read_record
 from perseid.model.export.residual_image import ResidualImages
 from perseid.pipeline import layout
+from perseid.plaintext import counted
 from perseid.storage import Storage
 from perseid.survey.kinds import stored_label_names
 
@@ -241,7 +242,7 @@ class ExploredRun:
         table = self.needed_table()
         if not 0 <= index < len(table):
             raise BadInputError(
-                f"there is no object {index}: the catalogue has {len(table):,} rows"
+                f"there is no object {index}: the catalogue has {counted(len(table), 'row')}"
             )
         one = np.array([index])
         (partition,), (row,) = table.values("partition", one), table.values("row", one)

@@ -16,7 +16,7 @@ from perseid.explore.conditions import Condition, InBox, InLasso, InRange, Mask
 from perseid.explore.object_table import ColumnKind, ObjectTable, ResultCache
 from perseid.measure.present.charts import LEVELS, draw_cells, shades
 from perseid.measure.present.svg import PlotArea, Scale, Svg, frame, label
-from perseid.measure.present.text import plural
+from perseid.plaintext import counted
 
 WIDTH = 340.0
 CELLS, BARS = 92, 46
@@ -81,8 +81,8 @@ class Shown:
         """E.g. ``120 of 4,000 objects selected``."""
         base = total if self.base is None else int(np.count_nonzero(self.base))
         if self.selected is None:
-            return plural(base, "object")
-        return f"{np.count_nonzero(self.selected):,} of {plural(base, 'object')} selected"
+            return counted(base, "object")
+        return f"{np.count_nonzero(self.selected):,} of {counted(base, 'object')} selected"
 
 
 class Plots:
@@ -249,7 +249,9 @@ class Plots:
         total = int(counts.sum())
         share = f" {100 * right / total:.1f} % on the diagonal." if total else ""
         caption = f"Rows: {predicted}; columns: {true}.{share}"
-        spoken = f"Confusion matrix of {predicted} against {true}: {total:,} objects.{share}"
+        spoken = (
+            f"Confusion matrix of {predicted} against {true}: {counted(total, 'object')}.{share}"
+        )
         return Plot("classes", "Classes", caption, plot.svg, spoken)
 
     def _class_names(self, true: str, predicted: str) -> list[str]:
@@ -328,7 +330,7 @@ def _brush_box(plot: PlotArea, x: InRange, y: InRange) -> None:
 
 
 def _outside(count: int) -> str:
-    return f" {plural(count, 'object')} outside the plot." if count else ""
+    return f" {counted(count, 'object')} outside the plot." if count else ""
 
 
 def _bars(plot: PlotArea, axis: Axis, counts: NDArray[np.int64], kind: str) -> None:
@@ -338,7 +340,7 @@ def _bars(plot: PlotArea, axis: Axis, counts: NDArray[np.int64], kind: str) -> N
             x, top = plot.x(float(left)), plot.y(float(count))
             width = max(1.0, plot.x(float(right)) - x - 1.0)
             plot.svg.rect(x, top, width, plot.y.start - top, kind, f"{label(float(left))} to "
-                          f"{label(float(right))}: {plural(int(count), 'object')}")  # fmt: skip
+                          f"{label(float(right))}: {counted(int(count), 'object')}")  # fmt: skip
 
 
 def _places(
@@ -367,7 +369,7 @@ def _confusion(plot: PlotArea, counts: NDArray[np.int64], classes: list[str]) ->
             if not counts[i, j]:
                 continue
             level = 1 + min(LEVELS - 1, int(share[i, j] * LEVELS))
-            tip = f"{name}, predicted {other}: {plural(int(counts[i, j]), 'object')}"
+            tip = f"{name}, predicted {other}: {counted(int(counts[i, j]), 'object')}"
             plot.svg.rect(plot.x(i), plot.y(j), size - 1, size - 1, f"shade s{level}", tip)
             if size >= 26:
                 kind = "cell" if level <= LEVELS // 2 else "cell over"

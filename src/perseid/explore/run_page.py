@@ -15,6 +15,7 @@ from perseid.measure.present.charts import Lane, stages_used, timeline
 from perseid.measure.present.text import significant
 from perseid.measure.present.view import Figure, Legend, Tile
 from perseid.pipeline.events import RankState
+from perseid.plaintext import counted
 
 MARKS = {
     RankState.WAITING: "·", RankState.RUNNING: "▸", RankState.RETRYING: "↻",
@@ -157,5 +158,5 @@ def log_lines(run: Run, rank: int) -> str:
     if not lines:
         return f"rank {rank} has logged nothing yet"
     # The end of a log is what explains a failure.
-    left = f"… {len(lines) - LOG_LINES:,} lines before\n" if len(lines) > LOG_LINES else ""
+    left = f"… {counted(len(lines) - LOG_LINES, 'line')} before\n" if len(lines) > LOG_LINES else ""
     return left + "\n".join(lines[-LOG_LINES:])

@@ -13,6 +13,7 @@ from perseid.errors import BadInputError, BadPartitionError
 from perseid.model.inputs import MAGNITUDE, ColumnInput
 from perseid.model.signature import ModelSignature
 from perseid.pipeline.columns import MISSING_INPUT, NOT_FINITE
+from perseid.plaintext import counted
 from perseid.survey.bands import band_places
 from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.cutouts import Cutouts
@@ -160,7 +161,8 @@ def _shared(signature: ModelSignature, names: Sequence[str]) -> list[str]:
 def _unfit_bands(signature: ModelSignature, count: int, names: Sequence[str]) -> str:
     if names and count and len(names) != count:
         return (
-            f"images of {count} bands, and names of {len(names)} ({', '.join(names)}): name each "
+            f"images of {counted(count, 'band')}, and names of {len(names)} "
+            f"({', '.join(names)}): name each "
             "band by --bands, in the images' order"
         )
     shared = _shared(signature, names)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from perseid.pipeline.items import PartitionRef
 from perseid.pipeline.overlap import refuse_overlap
 from perseid.pipeline.request import RunRequest
+from perseid.plaintext import counted
 from perseid.storage import Location, Storage
 from perseid.survey.description import SurveyDescription, description_of
 from perseid.survey.discovery import Layout, discover
@@ -80,6 +81,9 @@ def list_partitions(request: RunRequest) -> Listing:
     if limit is None or limit == count:
         return listing
     if limit > count:
-        fewer = f"file_limit is {limit}, but there are only {count} partitions: all are used"
+        fewer = (
+            f"file_limit is {limit}, but there {'is' if count == 1 else 'are'} only "
+            f"{counted(count, 'partition')}: all are used"
+        )
         return replace(listing, warnings=(*listing.warnings, fewer))
     return replace(listing, partitions=refs[:limit])

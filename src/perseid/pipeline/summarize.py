@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -27,6 +27,7 @@ from perseid.pipeline.summary import (
     transports,
     workers,
 )
+from perseid.plaintext import counted
 from perseid.storage import Storage
 
 FOUND = ("redshift", "classification", "distributions", "anomaly", "top")
@@ -156,17 +157,18 @@ def _remarks(manifest: Manifest, merged: Merged, transport: Plain) -> list[str]:
     lacking = missing_values(records)
     if flagged:
         said.append(
-            f"{flagged} objects have no prediction: a magnitude is missing (flag 3: "
+            f"{counted(flagged, 'object has', 'objects have')} no prediction: a magnitude is "
+            "missing (flag 3: "
             f"{lacking.get('input', 0)}), pixels are not finite (flag 1), or the model gave no "
             "finite answer (flag 2)"
         )
-    if lacking.get("redshift"):
-        said.append(f"{lacking['redshift']} objects lack a redshift: they are not in the metrics")
-    if lacking.get("label"):
-        said.append(f"{lacking['label']} objects lack a label: they are not in the detection rates")
+    said += _unlabeled(lacking)
     twice = found.repeated_ids
     if twice:
-        said.append(f"{twice} objects have the id of another one: is a file there twice?")
+        said.append(
+            f"{counted(twice, 'object has', 'objects have')} the id of another one: is a file "
+            "there twice?"
+        )
     if manifest.settings.anomaly != "none" and found.rows and not found.anomaly:
         said.append("no object has an anomaly score: the model has no features")
     if transport["reason"]:
@@ -182,6 +184,16 @@ def _remarks(manifest: Manifest, merged: Merged, transport: Plain) -> list[str]:
     wanted = manifest.settings.precision
     other = sum((r.precision or wanted) != wanted for r in records.values())
     if other and manifest.script is None:
-        said.append(f"{other} ranks did not work in {wanted}: see `precision` in their records")
+        said.append(
+            f"{counted(other, 'rank')} did not work in {wanted}: see `precision` in their records"
+        )
     computed = {rank: r.environment for rank, r in records.items() if r.environment}
     return [*said, *differences(computed)]
+
+
+def _unlabeled(lacking: Mapping[str, int]) -> Iterator[str]:
+    for name, where in (("redshift", "metrics"), ("label", "detection rates")):
+        if count := lacking.get(name):
+            whom = "it is" if count == 1 else "they are"
+            lack = counted(count, "object lacks", "objects lack")
+            yield f"{lack} a {name}: {whom} not in the {where}"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadPartitionError
+from perseid.plaintext import counted
 
 UGRIZ = ("u", "g", "r", "i", "z")
 
@@ -56,7 +57,9 @@ class Cutouts:
                 raise BadPartitionError(f"{name} must be ({len(self)},), not {array.shape}")
         for name, array in self.further.items():
             if array.shape[:1] != (len(self),):
-                raise BadPartitionError(f"{name} must have {len(self)} rows, not {array.shape}")
+                raise BadPartitionError(
+                    f"{name} must have {counted(len(self), 'row')}, not {array.shape}"
+                )
 
     def __len__(self) -> int:
         return int(self.images.shape[0])

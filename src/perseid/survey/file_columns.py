@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError
+from perseid.plaintext import counted
 from perseid.survey.content import TEXT, convert, kept_dtype
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.names import FURTHER, KNOWN, NAMES, is_band, is_further
@@ -104,7 +105,7 @@ class Columns:
         """Shape and columns in a few words, for messages."""
         kinds = {n: "text" if dtype == TEXT else dtype for n, dtype in self.dtypes.items()}
         columns = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
-        return f"{self.shape[0]} bands of {self.shape[1]} x {self.shape[2]} ({columns})"
+        return f"{counted(self.shape[0], 'band')} of {self.shape[1]} x {self.shape[2]} ({columns})"
 
     @classmethod
     def of(cls, cutouts: Cutouts) -> Columns:
@@ -257,7 +258,9 @@ def _further(
         if is_further(name):
             if shape[:1] != (rows,):
                 source = name.removeprefix(FURTHER)
-                raise BadPartitionError(f"{where}: {source} must have {rows} rows, not {shape[:1]}")
+                raise BadPartitionError(
+                    f"{where}: {source} must have {counted(rows, 'row')}, not {shape[:1]}"
+                )
             row = () if shape[1:] == (1,) else shape[1:]
             further[name] = kept_dtype(name, dtype, where), row
     return further

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadPartitionError
+from perseid.plaintext import counted
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.content import TEXT, join
@@ -186,7 +187,8 @@ class Writer(ABC):
             )
         if self.written + len(block) > self.columns.rows:
             raise BadInputError(
-                f"{self.written + len(block)} rows are too many: {self.columns.rows} were announced"
+                f"{counted(self.written + len(block), 'row is', 'rows are')} too many: "
+                f"{self.columns.rows} were announced"
             )
         if not self.takes_missing and any(map(np.ma.is_masked, as_dict(block).values())):
             raise self._refusal("missing ids and labels")

@@ -60,7 +60,7 @@ def test_density_draws_each_cell_once_inside_the_frame() -> None:
     assert len({(x, y) for x, y, _, _ in cells}) == len(cells)
     width, height = box_of(text)
     assert all(0 < x < width and 0 < y < height for x, y, _, _ in cells)
-    assert "5000 objects" in parsed(text).attrib["aria-label"]
+    assert "5,000 objects" in parsed(text).attrib["aria-label"]
     assert len(text) < 150_000
 
 

@@ -23,7 +23,6 @@ from perseid.measure.present.text import (
     TableColumn,
     TextTable,
     dollars,
-    plural,
     quantity,
     significant,
 )
@@ -31,6 +30,7 @@ from perseid.measure.prices import Prices
 from perseid.measure.sources.load import load_runs
 from perseid.measure.sources.load_options import LoadOptions
 from perseid.measure.sources.published import read_times
+from perseid.plaintext import counted
 
 
 def rows(text: str) -> list[dict[str, str]]:
@@ -450,7 +450,7 @@ def test_numbers_as_people_read_them() -> None:
         "0", "517", "12,345", "97.89", "1.3e-09",
     ]  # fmt: skip
     assert (dollars(3e-9), dollars(0.38)) == ("< 0.0000001", "0.380")
-    assert (plural(1, "rank"), plural(2056, "row")) == ("1 rank", "2,056 rows")
+    assert (counted(1, "rank"), counted(2056, "row")) == ("1 rank", "2,056 rows")
 
 
 def test_the_command(cai: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

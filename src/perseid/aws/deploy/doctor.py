@@ -18,6 +18,7 @@ from perseid.aws.session import Aws, aws_errors
 from perseid.errors import AwsError, NotFoundError, PerseidError
 from perseid.jsontext import parse_json
 from perseid.measure.fields import Fields
+from perseid.plaintext import counted
 
 SKEW_SECONDS = 60.0
 """Largest tolerated difference from AWS's clock, in seconds; AWS refuses signatures from 300 s
@@ -133,11 +134,12 @@ def _concurrency(aws: Aws, name: str, facts: Facts) -> Finding:
     if most < FEW_AT_ONCE:
         return Finding(
             "note",
-            f"{most} functions at once in this account: more ranks wait for their turn, and ranks "
+            f"{counted(most, 'function')} at once in this account: more ranks wait for their "
+            "turn, and ranks "
             "that talk to each other must not be more; ask for more under Service Quotas (Lambda, "
             "concurrent executions)",
         )
-    return Finding("ok", f"{most} functions at once")
+    return Finding("ok", f"{counted(most, 'function')} at once")
 
 
 @_of_stack

@@ -35,6 +35,7 @@ from perseid.pipeline.request_listing import list_partitions
 from perseid.pipeline.resumption import with_current_model
 from perseid.pipeline.run_settings import ItemOptions
 from perseid.pipeline.run_state import missing_ranks
+from perseid.plaintext import counted
 from perseid.rendezvous import job_key
 from perseid.storage import Location, Storage
 
@@ -277,7 +278,7 @@ def _that_may_join(request: RunRequest, limit: int | None) -> RunRequest:
         return RunRequest.parse({**request.given(), "transport": STORE})
     raise BadInputError(
         f"{ranks} ranks are to merge collectively (transport {request.transport}), but only "
-        f"{limit} workers may run at once: {_more_at_once(ranks)}, or take fewer ranks "
+        f"{counted(limit, 'worker')} may run at once: {_more_at_once(ranks)}, or take fewer ranks "
         "(`world_size`), or leave `transport` at store"
     )
 
@@ -288,7 +289,8 @@ def _refuse_waiting_talkers(manifest: Manifest, limit: int | None) -> None:
     if manifest.talks and limit is not None and ranks > limit:
         raise BadInputError(
             f"the {ranks} ranks of this script talk to each other and must run at once, but only "
-            f"{limit} workers may: {_more_at_once(ranks)}, or take fewer ranks (`world_size`)"
+            f"{counted(limit, 'worker')} may: {_more_at_once(ranks)}, or take fewer ranks "
+            "(`world_size`)"
         )
 
 

@@ -20,6 +20,7 @@ from perseid.errors import PerseidError, RunError
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.join_settings import JoinSettings, loss_timeouts
 from perseid.pipeline.records import STORE
+from perseid.plaintext import counted
 from perseid.rendezvous import Config, EmbeddedServer, job_key
 
 MOST_RANKS = 128
@@ -183,6 +184,6 @@ class Gang:
             named = ", ".join(map(str, sorted(lost)[:10])) + (", …" if len(lost) > 10 else "")
             return f"the process of rank {named} was lost during the collective merge"
         if late:
-            return f"{len(late)} ranks did not finish the collective merge in time"
+            return f"{counted(len(late), 'rank')} did not finish the collective merge in time"
         # One reason is enough: what breaks a collective reaches all of its ranks.
         return next((note for note in assigned.notes.values() if note), "")

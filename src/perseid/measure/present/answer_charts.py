@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from perseid.measure.present.charts import LEVELS
 from perseid.measure.present.svg import CHARACTER, PlotArea, Scale, Svg, frame
-from perseid.measure.present.text import plural
+from perseid.plaintext import counted
 
 LONGEST_NAME = 18
 """Most characters of a class name beside the confusion matrix."""
@@ -54,7 +54,7 @@ def confusion(
     right = sum(of_row[place] for place, of_row in enumerate(counts))
     whole = sum(map(sum, counts))
     title = (
-        f"Confusion matrix of {len(classes)} classes over {plural(whole, 'object')}: {right:,} on "
+        f"Confusion matrix of {len(classes)} classes over {counted(whole, 'object')}: {right:,} on "
         "the diagonal are predicted correctly"
     )
     return svg.render(title, kind)
@@ -84,10 +84,10 @@ def reliability(points: Sequence[tuple[float, float, int]], width: float, kind: 
     plot.svg.line(plot.x(0), plot.y(0), plot.x(1), plot.y(1), "truth")
     plot.svg.curve([(plot.x(x), plot.y(y)) for x, y, _ in points], "curve c0")
     for x, y, n in points:
-        tip = f"probability {x:.3f}: {y:.1%} of {plural(n, 'object')} right"
+        tip = f"probability {x:.3f}: {y:.1%} of {counted(n, 'object')} right"
         plot.svg.dot(plot.x(x), plot.y(y), "dot f0", tip)
     title = (
-        f"Reliability of class probabilities in {plural(len(points), 'bin')}; on the dashed line "
+        f"Reliability of class probabilities in {counted(len(points), 'bin')}; on the dashed line "
         "they are calibrated"
     )
     return plot.svg.render(title, kind)
@@ -104,13 +104,13 @@ def pit(counts: Sequence[int], width: float, kind: str = "") -> Markup:
     for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
         _bar(plot, count, left, right)
     plot.svg.line(plot.x(0), plot.y(flat), plot.x(1), plot.y(flat), "truth")
-    title = f"PIT of {plural(sum(counts), 'object')}; the dashed line is that of calibrated ones"
+    title = f"PIT of {counted(sum(counts), 'object')}; the dashed line is that of calibrated ones"
     return plot.svg.render(title, kind)
 
 
 def _bar(plot: PlotArea, count: int, left: float, right: float) -> None:
     x: Scale = plot.x
-    tip = f"{count:,} objects from {left:.2f} to {right:.2f}"
+    tip = f"{counted(count, 'object')} from {left:.2f} to {right:.2f}"
     height = plot.y.start - plot.y(float(count))
     plot.svg.rect(x(left) + 0.5, plot.y(float(count)), x(right) - x(left) - 1, height, "bar", tip)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from perseid.measure.folder import ClassificationMeasures, DistributionMeasures, RunFolder
 from perseid.measure.present.answer_charts import confusion, pit, reliability
-from perseid.measure.present.text import MISSING, plural
+from perseid.measure.present.text import MISSING
 from perseid.measure.present.view import (
     Beside,
     DataTable,
@@ -15,6 +15,7 @@ from perseid.measure.present.view import (
     Section,
     TableEntry,
 )
+from perseid.plaintext import counted
 
 WIDTH = 480.0
 """Width of a chart that has a table beside it, in pixels."""
@@ -37,8 +38,9 @@ def answer_sections(folder: RunFolder) -> tuple[Section, ...]:
 
 def _classes(found: ClassificationMeasures) -> Section:
     lead = (
-        f"{_percent(found.accuracy)} of {plural(found.n, 'labeled object')} have the right class "
-        f"predicted; {found.excluded:,} more have no prediction, or a label that is not a class."
+        f"{_percent(found.accuracy)} of {counted(found.n, 'labeled object')} have the right class "
+        f"predicted; {counted(found.excluded, 'more has', 'more have')} no prediction, or a "
+        "label that is not a class."
     )
     matrix = Figure.drawn(
         lambda width, kind: confusion(found.classes, found.confusion, width, kind),
@@ -71,7 +73,7 @@ def _classes(found: ClassificationMeasures) -> Section:
 
 def _distributions(found: DistributionMeasures) -> Section:
     lead = (
-        f"{plural(found.n, 'object')} of known redshift have a predicted distribution; CRPS "
+        f"{counted(found.n, 'object')} of known redshift have a predicted distribution; CRPS "
         f"{MISSING if found.crps is None else f'{found.crps:.5f}'} (mean, in units of redshift; of "
         "a point prediction it is the mean absolute error)."
     )

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from perseid.measure.measured_run import percentiles
 from perseid.measure.present.palette import HATCHES, SERIES, STAGES
 from perseid.measure.present.svg import CHARACTER, PlotArea, Svg, frame, label, ticks
-from perseid.measure.present.text import plural, seconds
+from perseid.measure.present.text import seconds
+from perseid.plaintext import counted
 
 SPLIT_ROW = 9.0
 """Height of a row in pixels from which on it is split into an upper and a lower part."""
@@ -63,7 +64,7 @@ def density(
     draw_cells(plot, shades(counts), edges, edges)
     plot.svg.line(plot.x(low), plot.y(low), plot.x(high), plot.y(high), "truth")
     title = (
-        f"Density of predicted against spectroscopic redshift of {len(z_spec)} objects, "
+        f"Density of predicted against spectroscopic redshift of {counted(len(z_spec), 'object')}, "
         f"{outside} of them outside the plot; the dashed line is equality"
     )
     return plot.svg.render(title, kind)
@@ -154,7 +155,7 @@ def timeline(lanes: Sequence[Lane], width: float, kind: str = "") -> Markup:
     lost = [(plot.x.start, plot.y(i), plot.x.end - plot.x.start, row) for i in _lost(lanes)]
     plot.svg.boxes(lost, "lost")
     without = f"; {len(lost)} of them left no record" if lost else ""
-    ranks = plural(len(lanes), "rank")
+    ranks = counted(len(lanes), "rank")
     title = f"Timeline of {ranks} by stage over {seconds(span).text} seconds{without}"
     return plot.svg.render(title, kind)
 
@@ -248,7 +249,7 @@ def distribution(
     for level, (mark, value) in enumerate(marks.items()):
         _mark(plot, value, f"{mark} {seconds(value).text} s", 26 + 16 * level)
     words = ", ".join(f"{mark} {seconds(value).text} s" for mark, value in marks.items())
-    return plot.svg.render(f"Distribution of {plural(len(values), 'duration')}: {words}", kind)
+    return plot.svg.render(f"Distribution of {counted(len(values), 'duration')}: {words}", kind)
 
 
 def _count(value: float) -> str:

@@ -8,7 +8,6 @@ from perseid.measure.folder import RunFolder
 from perseid.measure.measured_run import MeasuredRun
 from perseid.measure.present.charts import density, redshifts_outside
 from perseid.measure.present.gallery import Picture, gallery
-from perseid.measure.present.text import plural
 from perseid.measure.present.view import (
     Beside,
     DataTable,
@@ -23,6 +22,7 @@ from perseid.measure.present.words import METRICS, PLACES
 from perseid.measure.present.workers import absent
 from perseid.measure.sources.catalogue_columns import CatalogueColumns
 from perseid.pipeline.survey_columns import read_options
+from perseid.plaintext import counted
 from perseid.science import Detection, RedshiftMetrics, detection, redshift_metrics
 from perseid.survey.kinds import label_name, stored_label_names
 
@@ -51,7 +51,7 @@ def redshift_section(catalogue: CatalogueColumns | None) -> Section:
     )
     outside = redshifts_outside(z_spec, z_pred)
     if outside:
-        caption += f" {plural(outside, 'object')} outside the plot."
+        caption += f" {counted(outside, 'object')} outside the plot."
     plot = Figure.drawn(
         lambda width, kind: density(z_spec, z_pred, width, kind), caption, DENSITY_WIDTH
     )
@@ -63,11 +63,11 @@ def _nothing_compared(catalogue: CatalogueColumns) -> str:
     predicted = int(np.isfinite(catalogue.z_pred).sum())
     known = int(np.isfinite(catalogue.z_spec).sum())
     if not predicted:
-        return f"None of the {plural(len(catalogue), 'object')} has a predicted redshift."
+        return f"None of the {counted(len(catalogue), 'object')} has a predicted redshift."
     if not known:
         return (
-            f"None of the {plural(len(catalogue), 'object')} has a spectroscopic redshift: "
-            f"{plural(predicted, 'prediction')} cannot be compared with anything."
+            f"None of the {counted(len(catalogue), 'object')} has a spectroscopic redshift: "
+            f"{counted(predicted, 'prediction')} cannot be compared with anything."
         )
     return "No object has both a predicted and a spectroscopic redshift."
 
@@ -83,7 +83,7 @@ def _metrics_table(metrics: RedshiftMetrics) -> DataTable:
             else f"{value:z.{PLACES.get(key, 5)}f}"
         )
         rows.append((TableEntry(name, what), TableEntry(text)))
-    compared = plural(metrics.n, "object")
+    compared = counted(metrics.n, "object")
     caption = f"{compared} compared; {metrics.excluded:,} without one of the two values"
     return DataTable((Head("Metric", "word"), Head("Value")), tuple(rows), caption)
 
@@ -108,7 +108,7 @@ def detection_section(catalogue: CatalogueColumns | None, folder: RunFolder) -> 
         return absent(ident, title, "No labeled object has a score, or none has label 0.")
     heads = (Head("Label", "word"), Head("Objects"), Head("ROC AUC"), Head("Average precision"),
              Head("ROC AUC from 0.5 to 1", "bar"))  # fmt: skip
-    caption = f"Each label against {plural(found[0].plain, 'object')} with label 0"
+    caption = f"Each label against {counted(found[0].plain, 'object')} with label 0"
     rows = tuple(_detection_row(one) for one in found)
     lead = "How well the anomaly score separates labeled objects from those with label 0."
     return Section(ident, title, lead, (DataTable(heads, rows, caption),))
@@ -160,8 +160,8 @@ def _chosen(pictures: list[Picture], catalogue: CatalogueColumns) -> str:
             "that has a score"  # fmt: skip
         words += ", highest first" if scored > 1 else ""
     else:
-        words = f"The {len(pictures)} highest scores of {scored:,} objects"
-    return f"{words}; {without:,} more have none." if without else f"{words}."
+        words = f"The {len(pictures)} highest scores of {counted(scored, 'object')}"
+    return f"{words}; {counted(without, 'more has', 'more have')} none." if without else f"{words}."
 
 
 def _bands_shown(pictures: list[Picture], names: tuple[str, ...]) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadPartitionError, PerseidError
 from perseid.libraries import library_error
 from perseid.measure.sources.catalogue_columns import CatalogueColumns
+from perseid.plaintext import counted
 from perseid.storage import Storage
 from perseid.survey.kinds import label_name
 from perseid.survey.read_options import PLAIN, ReadOptions
@@ -103,7 +104,7 @@ def _image(reader: PartitionReader, row: int) -> NDArray[np.float32]:
     if row >= reader.rows:
         # The partition was replaced by a shorter one after the run.
         raise BadPartitionError(
-            f"{reader.name} has {reader.rows} rows, and the catalogue names {row}"
+            f"{reader.name} has {counted(reader.rows, 'row')}, and the catalogue names {row}"
         )
     return np.array(reader.rows_at(row, row + 1).images[0])
 

@@ -16,7 +16,7 @@ from perseid.measure.present.findings import (
     redshift_section,
 )
 from perseid.measure.present.run_tables import bill
-from perseid.measure.present.text import plural, seconds, significant
+from perseid.measure.present.text import seconds, significant
 from perseid.measure.present.view import (
     Definitions,
     Heading,
@@ -33,6 +33,7 @@ from perseid.measure.prices import Prices
 from perseid.measure.sources.catalogue_columns import CatalogueColumns, read_catalogue
 from perseid.pipeline import layout
 from perseid.pipeline.schema import to_plain
+from perseid.plaintext import counted
 
 NAMED = 24
 """Most missing ranks and partitions that are named at the top."""
@@ -98,7 +99,7 @@ def _catalogue(folder: RunFolder) -> CatalogueColumns | None:
 
 def _title(run: MeasuredRun) -> str:
     size = f"{run.data} in partitions of {run.partition}" if run.partition else "A run"
-    return f"{size}, {plural(run.expected or 0, 'rank')}"
+    return f"{size}, {counted(run.expected or 0, 'rank')}"
 
 
 def _began(folder: RunFolder) -> str:
@@ -109,7 +110,7 @@ def _status(run: MeasuredRun, folder: RunFolder) -> StatusView:
     files, lost = len(folder.manifest.partitions), _lost_partitions(run, folder)
     # Ranks may all be there although a partition could not be read.
     if run.is_complete and not lost:
-        words = f"{plural(run.received, 'rank')} and {plural(files, 'partition')}, none missing"
+        words = f"{counted(run.received, 'rank')} and {counted(files, 'partition')}, none missing"
         return StatusView(True, "Complete", words)
     words = f"{run.received} of {run.expected} ranks, {files - len(lost)} of {files} partitions."
     if run.missing:
@@ -150,7 +151,7 @@ def _tiles(run: MeasuredRun, folder: RunFolder, prices: Prices) -> tuple[Tile, .
         Tile("Peak memory", "–" if memory is None else f"{memory:.0f} MB",
              none if memory is None else "of any invocation"),
         Tile("Invocations", f"{len(reports):,}" if reports else "–",
-             plural(cold, "cold start") if reports else none),
+             counted(cold, "cold start") if reports else none),
         Tile("Transport", run.transport or "–", _transport_note(run, folder)),
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from perseid.measure.cost import MB_PER_GB, Cost, cost
 from perseid.measure.measured_run import GRID_TOTAL_GB, MeasuredRun, percentiles
 from perseid.measure.present.text import Cell, TableColumn, TextTable, number, seconds, whole, word
 from perseid.measure.prices import Prices
+from perseid.plaintext import counted
 
 RUN_COLUMNS = (
     TableColumn("data", "Data Size", names_row=True),
@@ -168,7 +169,7 @@ def _notes(run: MeasuredRun) -> str:
     if run.partition:
         parts.append(f"partitions {run.partition}")
     if run.unreported:
-        parts.append(f"{run.unreported} invocations without REPORT")
+        parts.append(f"{counted(run.unreported, 'invocation')} without REPORT")
     parts.append(f"{run.function or 'function not named'}: {_tail(run.name)}")
     return "; ".join(parts)
 

@@ -11,7 +11,7 @@ from perseid.measure.measured_run import MIB, MeasuredRun, ResultPath, size_mb
 from perseid.measure.present import pages
 from perseid.measure.present.charts import LineChart, Series
 from perseid.measure.present.run_tables import bill, partition_table, run_table
-from perseid.measure.present.text import TextTable, plural
+from perseid.measure.present.text import TextTable
 from perseid.measure.present.view import (
     NARROW,
     DataTable,
@@ -25,6 +25,7 @@ from perseid.measure.present.view import (
 )
 from perseid.measure.present.workers import absent
 from perseid.measure.prices import Prices
+from perseid.plaintext import counted
 
 CHART_WIDTH = 490.0
 """Width of a figure in pixels: two stand side by side on a page."""
@@ -253,7 +254,7 @@ def _status(runs: Sequence[MeasuredRun]) -> StatusView:
     # If completeness is unknown, the run does not count as complete.
     bad = [run for run in runs if run.is_complete is not True]
     word = "Incomplete" if bad else "Complete"
-    words = f"{plural(len(runs), 'run')}, {len(runs) - len(bad)} of them complete."
+    words = f"{counted(len(runs), 'run')}, {len(runs) - len(bad)} of them complete."
     if bad:
         words += " Not complete: " + ", ".join(
             f"{_tail(run.name)} ({run.received} of "

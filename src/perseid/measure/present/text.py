@@ -122,11 +122,6 @@ def quantity(value: float) -> str:
     return significant(value, 4) if value >= 1e-3 else f"{value:.1e}"
 
 
-def plural(count: int, noun: str) -> str:
-    """``1 rank``, ``8 ranks``, ``2,056 rows``."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
 def seconds(value: float | None) -> Cell:
     """Seconds as a cell: three decimal places below 1, two below 100, one below 1,000."""
     if value is None or not math.isfinite(value):

@@ -14,7 +14,7 @@ from perseid.measure.present.charts import (
 )
 from perseid.measure.present.palette import STAGES
 from perseid.measure.present.run_tables import bill
-from perseid.measure.present.text import dollars, plural, quantity, seconds, significant
+from perseid.measure.present.text import dollars, quantity, seconds, significant
 from perseid.measure.present.view import (
     DataTable,
     Figure,
@@ -27,6 +27,7 @@ from perseid.measure.present.view import (
 )
 from perseid.measure.present.words import DEFINITIONS
 from perseid.measure.prices import Prices
+from perseid.plaintext import counted
 
 OVERLAP = (
     "Fetch and decode overlap with inference: they are in the upper part of each row, all other "
@@ -81,7 +82,7 @@ def duration_section(run: MeasuredRun) -> Section:
     whose, retries = ("rank", "")
     if run.reports:
         whose, retries = "invocation", ", failed ones and retries included"
-    caption = f"{plural(count, whose)}{retries}; none is left out."
+    caption = f"{counted(count, whose)}{retries}; none is left out."
     lead = f"{of[0].upper()}{of[1:]}, of every {whose}."
     figure = Figure.drawn(
         lambda width, kind: distribution(run.durations, width, (f"{of}, s", f"{whose}s"), kind),
@@ -106,7 +107,7 @@ def _stage_table(run: MeasuredRun) -> Iterable[Heading | DataTable]:
     if not rows:
         return ()
     heads = (Head("Stage", "word"), *(Head(name) for name in ("p50", "p90", "p99", "max")))
-    caption = f"Over {plural(len(records), 'rank')}"
+    caption = f"Over {counted(len(records), 'rank')}"
     return (Heading("Stages, seconds per rank"), DataTable(heads, tuple(rows), caption))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from perseid.errors import BadInputError
+from perseid.plaintext import counted
 
 
 class DataParallel:
@@ -38,7 +39,8 @@ class DataParallel:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         if batch % self.size:
             raise BadInputError(
-                f"a batch of {batch} rows cannot be shared equally by {self.size} ranks: give "
+                f"a batch of {counted(batch, 'row')} cannot be shared equally by {self.size} "
+                "ranks: give "
                 f"--batch {max(1, round(batch / self.size)) * self.size}"
             )
         self._statistics: Any = dist.new_group(list(range(self.size)))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, PerseidError
 from perseid.libraries import library_error
+from perseid.plaintext import counted
 from perseid.survey.bytesource import ByteSource, SourceFile, corrupt
 from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.content import join
@@ -256,7 +257,7 @@ class _Rows(Table):
         self._fields = {name: fields[name] for name in self.read_names}
         if rows < 0 or start + rows * row.itemsize > source.size:
             raise BadPartitionError(
-                f"{source.name} is truncated: {rows} rows end at byte "
+                f"{source.name} is truncated: {counted(rows, 'row ends', 'rows end')} at byte "
                 f"{start + rows * row.itemsize} of {source.size}"
             )
 

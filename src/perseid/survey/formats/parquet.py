@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, PerseidError
 from perseid.jsontext import parse_json
+from perseid.plaintext import counted
 from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corrupt
 from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.content import TEXT, join
@@ -277,7 +278,7 @@ def _check_groups(where: str, metadata: Any, schema: Any, fields: Iterable[Field
         largest = max(largest, stored, decoded)
         if largest > LARGEST_READ:
             raise BadPartitionError(
-                f"{where}: its row group {index + 1} of {group.num_rows:,} rows takes "
+                f"{where}: its row group {index + 1} of {counted(group.num_rows, 'row')} takes "
                 f"{max(stored, decoded) >> 20:,} MB of memory, and at most {LARGEST_READ >> 20:,} "
                 "MB are read: write row groups of at most 64 MB (`row_group_size`)"
             )
@@ -309,7 +310,8 @@ def _shaped(
         shape = parse_json(stated)
     elif "magnitude" not in found:
         raise BadPartitionError(
-            f"{where} does not say what shape its images of {pixels} pixels have: write them as "
+            f"{where} does not say what shape its images of {counted(pixels, 'pixel')} have: "
+            "write them as "
             f"nested lists or tensors, or [bands, height, width] as JSON into the metadata "
             f"{SHAPE_KEY.decode()}"
         )
@@ -319,7 +321,9 @@ def _shaped(
         shape = [bands, side, side]
     whole = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
     if not whole or len(shape) != 3 or math.prod(shape) != pixels:
-        raise BadPartitionError(f"{where}: {pixels} pixels an image do not have the shape {shape}")
+        raise BadPartitionError(
+            f"{where}: {counted(pixels, 'pixel')} an image do not have the shape {shape}"
+        )
     return dtype, (rows, *shape)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, PerseidError
 from perseid.jsontext import parse_json
+from perseid.plaintext import counted
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.column_spec import described
 from perseid.survey.file_columns import Columns
@@ -36,7 +37,7 @@ def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
     """Read the header; see `perseid.survey.formats`."""
     where = source.name
     if source.size < 8:
-        raise BadPartitionError(f"{where} is truncated: {source.size} bytes")
+        raise BadPartitionError(f"{where} is truncated: {counted(source.size, 'byte')}")
     (length,) = struct.unpack("<Q", source.read(0, 8))
     if length > min(_LONGEST_HEADER, source.size - 8):
         raise BadPartitionError(f"{where} is corrupt: a header of {length} bytes")
