@@ -69,7 +69,7 @@ class SlurmRun(AttachedRun):
         submitted: bool = False,
     ) -> None:
         super().__init__(manifest)
-        self.arrays = tuple(arrays)
+        self._set_arrays(arrays)
         self._launcher, self._publisher, self._submitted = launcher, publisher, submitted
         self._began = time.time()
         self._tasks: dict[Task, TaskState] = {}
@@ -118,11 +118,6 @@ class SlurmRun(AttachedRun):
         self._tasks |= {(task.job, task.index): task for task in found}
         waits = self._publisher and slurm_commands.is_live(self._publisher) is not False
         return not waits and not any(task.live for task in found)
-
-    @property
-    def _array_of(self) -> dict[int, JobArray]:
-        """By rank, the last array that works or worked on it."""
-        return {rank: array for array in self.arrays for rank in array.submission.ranks}
 
     def _lost(self) -> Sequence[Event]:
         """Fail the ranks whose task has ended and left neither a record nor a reason."""
@@ -179,8 +174,13 @@ class SlurmRun(AttachedRun):
                 attempt = self._states[rank].attempt if rank in self._states else 0
                 self._states[rank] = RankEvent(rank, RankState.RETRYING, attempt, message=said)
                 report(self._states[rank])
-        self.arrays = tuple(arrays)
+        self._set_arrays(arrays)
         self._over = False
+
+    def _set_arrays(self, arrays: Sequence[JobArray]) -> None:
+        self.arrays = tuple(arrays)
+        self._array_of = {rank: array for array in arrays for rank in array.submission.ranks}
+        """By rank, the last array that works or worked on it."""
 
     def _out_of_memory(self, reports: Mapping[Task, EngineReport]) -> dict[int, int]:
         """By rank, the memory in MB that it ran out of in its last array."""

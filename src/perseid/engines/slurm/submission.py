@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import cast
@@ -69,7 +70,7 @@ class Submission:
 
     def task_of(self, rank: int) -> int:
         """The task of a rank."""
-        return self.ranks.index(rank) // self.ranks_per_task
+        return bisect_left(self.ranks, rank) // self.ranks_per_task
 
     def put(self, store: Storage) -> None:
         """Write the submission to the store, where the tasks read it."""
