@@ -79,6 +79,44 @@ def test_a_forest_on_magnitudes_alone(place):
     assert not any("not verifiable" in one for one in run.summary["warnings"])
 
 
+TYPES = """
+import numpy as np
+
+class Typed:
+    files = []
+    signature = {
+        "name": "typed",
+        "inputs": {
+            name: {"kind": "column", "column": name.upper(), "dtype": name}
+            for name in ("float16", "float32", "float64", "int32", "int64")
+        },
+        "outputs": {"exact": {"kind": "value", "column": "exact"}},
+    }
+
+    def predict(self, images, columns):
+        assert {name: str(array.dtype) for name, array in columns.items()} == {
+            name: name for name in columns
+        }
+        wide = columns["int64"] - 2**40 + columns["int32"] - 2**25
+        return {"exact": wide + columns["float64"] - 2.0**30}
+"""
+
+
+def test_columns_have_the_types_of_the_signature(tmp_path):
+    """All came as float32, in which 2**40 + 1 is 2**40."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "typed.py").write_text(TYPES)
+    (tmp_path / "survey").mkdir()
+    steps = np.arange(5)
+    np.savez(
+        tmp_path / "survey" / "1.npz", INT64=2**40 + steps, INT32=2**25 + steps,
+        FLOAT64=2.0**30 + 2.0**-8 * steps, FLOAT32=np.ones(5), FLOAT16=np.ones(5), object_id=steps,
+    )  # fmt: skip
+    run = perseid.run(str(tmp_path / "survey"), **keys(tmp_path, model="python:typed:Typed"))
+    found = run.catalogue().to_arrow().sort_by("object_id")["exact"].to_numpy()
+    np.testing.assert_array_equal(found, 2 * steps + 2.0**-8 * steps)
+
+
 @pytest.mark.parametrize("changed", ["forest.py", "forest.pickle"])
 def test_a_resumption_refuses_another_source_or_another_file(place, changed):
     folder, wanted = place

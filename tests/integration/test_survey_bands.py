@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -11,11 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import surveyfiles
+from explored import ask, served
 from tiny import SIDE, tiny_model
 
 import perseid
 from perseid.cli import main
 from perseid.errors import BadInputError
+from perseid.explore import ExploredRun
+from perseid.explore.cutout_images import PictureOptions, draw
 from perseid.model.signature import ModelSignature
 from perseid.pipeline.initialize import initialize
 from perseid.pipeline.request import RunRequest
@@ -75,6 +79,26 @@ def test_three_of_five_in_the_models_order(how: str, tmp_path: Path) -> None:
     got = run(tmp_path, "z", "g", "r", **keys)
     wanted = predicted(tmp_path, given["image"][:, [4, 1, 2]], given["magnitude"][:, [4, 1, 2]])
     np.testing.assert_array_equal(got, wanted)
+
+
+def test_the_page_of_a_run_shows_the_bands_that_the_model_saw(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    given = arrays(5)
+    surveyfiles.write(tmp_path / "data" / "1.npz", given)
+    run(tmp_path, "z", "g", "r", bands=list(UGRIZ))
+    explored = ExploredRun(perseid.open_run(tmp_path / "run"))
+    with contextlib.closing(explored):
+        assert explored.band_names(3) == ("z", "g", "r")
+        for row in range(ROWS):
+            seen = given["image"][row, [4, 1, 2]]
+            np.testing.assert_array_equal(explored.images.image("1.npz", row), seen)
+            magnitudes = explored.images.magnitudes("1.npz", row)
+            np.testing.assert_array_equal(magnitudes, given["magnitude"][row, [4, 1, 2]])
+        with served(perseid.open_run(tmp_path / "run")) as server:
+            index = explored.needed_table().values("row", np.arange(ROWS)).index(2)
+            picture = ask(server.address, f"cutout/{index}.png?bands=0")
+    assert picture.status == 200
+    assert picture.body == draw(given["image"][2, [4]], PictureOptions.parse("0", "", ""))
 
 
 def structured(images: np.ndarray, names: list[list[str]]) -> pa.StructArray:
