@@ -128,7 +128,7 @@ def test_a_run_on_aws(stack, put_survey, tmp_path):
         assert "not which: a rank is shown as done" in page
         Storage(f"{stack.bucket}/go").put("runs/explored", b"")
         ended = watched(server.address, lambda kind, page: kind == "end")
-        assert "<strong>Complete</strong> <span>Every rank" in ended
+        assert "<strong>Complete</strong> <span>All ranks" in ended
     with served(perseid.open_run(url)) as server:
         assert states(ask(server.address).text) == {0: "done", 1: "done"}
         assert "REPORT RequestId" in ask(server.address, "log/1").text
