@@ -10,9 +10,9 @@ from perseid.lazy import lazy_names
 
 if TYPE_CHECKING:
     from perseid.rendezvous.client import Client, Notice
+    from perseid.rendezvous.liveness import LONGEST_SILENCE, LossTimeouts
     from perseid.rendezvous.net import Endpoint
     from perseid.rendezvous.protocol.auth import job_key, parse_key
-    from perseid.rendezvous.protocol.liveness import LONGEST_SILENCE, LossTimeouts
     from perseid.rendezvous.punch import Link
     from perseid.rendezvous.server import Config, EmbeddedServer, Server, read_secret
 
@@ -22,8 +22,8 @@ _PLACES = {
     "Endpoint": "perseid.rendezvous.net",
     "job_key": "perseid.rendezvous.protocol.auth",
     "parse_key": "perseid.rendezvous.protocol.auth",
-    "LONGEST_SILENCE": "perseid.rendezvous.protocol.liveness",
-    "LossTimeouts": "perseid.rendezvous.protocol.liveness",
+    "LONGEST_SILENCE": "perseid.rendezvous.liveness",
+    "LossTimeouts": "perseid.rendezvous.liveness",
     "Link": "perseid.rendezvous.punch",
     "Config": "perseid.rendezvous.server",
     "EmbeddedServer": "perseid.rendezvous.server",

@@ -10,6 +10,7 @@ import contextlib
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -135,17 +136,19 @@ class ModelRuntime:
         if small and not has_int8_products():
             small = False
             note = "this processor has no VNNI instructions: the model runs in float32"
-        with on_disk(int8_url(url) if small else url) as files:
-            versions, digest, name = files.versions(), files.digest(), files.name
+        with on_disk(int8_url(url) if small else url) as files, ThreadPoolExecutor(1) as beside:
+            versions, name = files.versions(), files.name
+            # Both take as long as the file is large, and hashing does not hold the interpreter.
+            digest = beside.submit(files.digest)
             session = open_session(
                 str(files.path), name, threads or usable_threads(), micro_batch, device
             )
+            identity = identity_of(url, precision, digest.result())
             # The hashed file and the one that onnxruntime loaded must be the same, even if it was
             # replaced meanwhile.
             _same(files, versions)
         trim_memory()  # loading leaves 20 MB of it behind
         signature, ports = bind(Graph.of(session), name, micro_batch, signature)
-        identity = identity_of(url, precision, digest)
         identity = replace(identity, signature=signature.digest(), device=device)
         runtime = cls(session, signature, ports, identity, note)
         if files.path.exists():  # deleted fetched files cannot change any more

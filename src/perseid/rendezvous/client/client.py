@@ -21,6 +21,12 @@ from perseid.errors import (
 from perseid.rendezvous.client.connections import register
 from perseid.rendezvous.client.membership import Membership
 from perseid.rendezvous.client.peer_table import DEPARTURE_TEXT, Notice
+from perseid.rendezvous.liveness import (
+    LINK_SECONDS,
+    SILENCE_SECONDS,
+    LossTimeouts,
+    pack_silence,
+)
 from perseid.rendezvous.net.endpoint import Endpoint
 from perseid.rendezvous.protocol import (
     DepartureReason,
@@ -29,12 +35,6 @@ from perseid.rendezvous.protocol import (
     PeerRecord,
     Register,
     auth,
-)
-from perseid.rendezvous.protocol.liveness import (
-    LINK_SECONDS,
-    SILENCE_SECONDS,
-    LossTimeouts,
-    pack_silence,
 )
 from perseid.rendezvous.protocol.wire import MAX_JOB_BYTES, MAX_WORLD, Address, to_ranges
 from perseid.rendezvous.punch.links import Link

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from perseid.rendezvous.client.connections import RECEIVE_BYTES, read_until_closed
 from perseid.rendezvous.client.server_session import ServerSession
+from perseid.rendezvous.liveness import unpack_silence
 from perseid.rendezvous.net.event_loop import READ, EventLoopThread
 from perseid.rendezvous.net.keepalive import end_unanswered, watch_link
 from perseid.rendezvous.protocol import FROM_SERVER, ControlFrame, Deregister, Heartbeat, decode
-from perseid.rendezvous.protocol.liveness import unpack_silence
 from perseid.rendezvous.protocol.wire import Address, ProtocolError
 
 HEARTBEATS_PER_TIMEOUT = 4

@@ -28,6 +28,7 @@ from perseid.rendezvous.client.control import ControlConnection
 from perseid.rendezvous.client.nat_detection import NatDetection
 from perseid.rendezvous.client.peer_table import Notice, PeerTable
 from perseid.rendezvous.client.server_session import ServerSession
+from perseid.rendezvous.liveness import unpack_silence
 from perseid.rendezvous.net.endpoint import Endpoint
 from perseid.rendezvous.net.event_loop import EventLoopThread
 from perseid.rendezvous.protocol import (
@@ -51,7 +52,6 @@ from perseid.rendezvous.protocol import (
     auth,
 )
 from perseid.rendezvous.protocol.handshake import Identity
-from perseid.rendezvous.protocol.liveness import unpack_silence
 from perseid.rendezvous.protocol.wire import ProtocolError, to_ranges
 from perseid.rendezvous.punch.peer_attempts import Callbacks
 from perseid.rendezvous.punch.punch import HolePuncher

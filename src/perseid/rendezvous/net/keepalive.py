@@ -1,6 +1,6 @@
 """What the kernel is told about a connection whose other end may have gone, and what it knows.
 
-How long each kind of silence may last is in ``protocol.liveness``.
+How long each kind of silence may last is in ``rendezvous.liveness``.
 """
 
 from __future__ import annotations

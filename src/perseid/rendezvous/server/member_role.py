@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from perseid.rendezvous.liveness import pack_silence
 from perseid.rendezvous.protocol import (
     FROM_CLIENT,
     ConnectRequest,
@@ -28,7 +29,6 @@ from perseid.rendezvous.protocol import (
     Welcome,
     decode,
 )
-from perseid.rendezvous.protocol.liveness import pack_silence
 from perseid.rendezvous.protocol.wire import (
     MAX_CLIENT_FRAME,
     Address,

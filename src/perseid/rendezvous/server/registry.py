@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from perseid.rendezvous.liveness import unpack_silence
 from perseid.rendezvous.protocol import (
     Complete,
     Departure,
@@ -28,7 +29,6 @@ from perseid.rendezvous.protocol import (
     pack_peers,
 )
 from perseid.rendezvous.protocol.candidates import usable_candidates
-from perseid.rendezvous.protocol.liveness import unpack_silence
 from perseid.rendezvous.protocol.wire import Address
 
 MAX_FAILURES = 8

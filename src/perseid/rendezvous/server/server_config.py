@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perseid.errors import BadInputError
+from perseid.rendezvous.liveness import LINK_SECONDS
 from perseid.rendezvous.net.endpoint import DEFAULT_PORT
-from perseid.rendezvous.protocol.liveness import LINK_SECONDS
 from perseid.rendezvous.server.registry import RegistryLimits
 
 MIN_SECRET_BYTES = 16

@@ -4,6 +4,9 @@ Three kinds of silence, with three times. A process that died closes its connect
 says so at once. A dead host or a cut link answers nothing, not even the kernel's probes. A process
 that was stopped, or holds its interpreter in one long call, is silent while its kernel still
 answers: it lives, and gets the longest time.
+
+Beside the packages of the rendezvous, not in `protocol`: each worker needs these times, and few
+need the frames, which take as long to import as the rest of a worker's own modules.
 """
 
 from __future__ import annotations
