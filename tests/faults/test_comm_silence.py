@@ -23,8 +23,8 @@ from ranks import ranks, run_ranks
 from perseid.comm import Communicator
 from perseid.errors import BadInputError, PeerLostError
 from perseid.rendezvous import EmbeddedServer, LossTimeouts
-from perseid.rendezvous.net.keepalive import end_unanswered, unanswered_for, watch_link
 from perseid.rendezvous.liveness import LONGEST_SILENCE, pack_silence, unpack_silence
+from perseid.rendezvous.net.keepalive import end_unanswered, unanswered_for, watch_link
 
 FORK = multiprocessing.get_context("fork")
 

@@ -352,19 +352,23 @@ def test_a_worker_imports_no_more_than_it_needs(tmp_path: Path):
         "import pathlib, sys\n"
         "from perseid.pipeline.items import WorkItem\n"
         "from perseid.pipeline.work import work\n"
-        "rows = work(WorkItem.from_json(pathlib.Path(sys.argv[1]).read_text())).rows\n"
+        "item, masked = WorkItem.from_json(pathlib.Path(sys.argv[1]).read_text()), []\n"
+        "rows = work(item, report=lambda event: masked.append('numpy.ma' in sys.modules)).rows\n"
         "found = {name.partition('.')[0] for name in sys.modules}\n"
         "files = {n: getattr(sys.modules[n], '__file__', '') or '' for n in found}\n"
         "print(rows, *sorted(n for n, f in files.items() if 'site-packages' in f))\n"
         "print(*sorted(sys.modules))\n"
+        "print(*masked[:2])\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "item.json")]
     told = subprocess.run(command, capture_output=True, text=True, check=True)
-    (rows, *packages), loaded = (line.split() for line in told.stdout.splitlines())
+    (rows, *packages), loaded, masked = (line.split() for line in told.stdout.splitlines())
     assert rows == "30"
     # A worker starts as quickly as its imports: these cost it a third of that time, for nothing.
     slow = {"asyncio", "csv", "email", "http.client", "statistics", "urllib.request", "xml.etree"}
-    assert not (slow | {"perseid.rendezvous.client", "perseid.rendezvous.server"}) & set(loaded)
+    slow |= {f"perseid.rendezvous.{part}" for part in ("client", "protocol", "server")}
+    assert not slow & set(loaded)
+    assert masked == ["False", "False"]  # at the start and after the first block
     assert {"numpy", "obstore", "onnxruntime"} <= set(packages)
     allowed = {"numpy", "obstore", "onnxruntime", "typing_extensions", "packaging", "flatbuffers"}
     assert {name for name in packages if not name.startswith("_")} <= allowed

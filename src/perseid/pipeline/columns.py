@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from perseid.errors import RunError
 from perseid.jsontext import parse_json
+from perseid.masked import has_missing
 from perseid.model.outputs import Z_PRED, OutputColumn
 from perseid.science import Moments
 
@@ -155,7 +156,7 @@ def add_result(writer: NpzWriter, result: PartitionResult) -> None:
         arrays[_CARRIED + name] = array
         masked[_CARRIED + name] = _CARRIED_MASK + name
     for name, mask in masked.items():
-        if np.ma.is_masked(arrays[name]):
+        if has_missing(arrays[name]):
             arrays[mask] = np.ma.getmaskarray(arrays[name])
     writer.add(result.key, arrays)
 

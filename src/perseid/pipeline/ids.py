@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError
+from perseid.masked import is_masked_array
 from perseid.pipeline.parquet_writer import ParquetType
 
 _DTYPES = {ParquetType.INT64: np.dtype(np.int64), ParquetType.UINT64: np.dtype(np.uint64)}
@@ -41,7 +42,7 @@ class IdKinds:
         """Kinds and range of one partition's ids."""
         if ids is None:
             return cls()
-        known = np.ma.compressed(ids) if np.ma.isMaskedArray(ids) else ids
+        known = np.ma.compressed(ids) if is_masked_array(ids) else ids
         kind = kind_of(ids)
         least = largest = 0
         if known.size and kind is ParquetType.INT64:
@@ -101,7 +102,7 @@ def _fits(ids: Ids, kind: ParquetType) -> bool:
         return True
     if ids.dtype.kind == "U":
         return False
-    known = np.ma.compressed(ids) if np.ma.isMaskedArray(ids) else ids
+    known = np.ma.compressed(ids) if is_masked_array(ids) else ids
     limits = np.iinfo(_DTYPES[kind])
     return not known.size or (int(known.min()) >= limits.min and int(known.max()) <= limits.max)
 

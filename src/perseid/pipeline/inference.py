@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadPartitionError
+from perseid.masked import is_masked_array
 from perseid.model.identity import CUDA
 from perseid.model.intervals import interval_columns, interval_values
 from perseid.model.outputs import CLASS, Z_PRED, OutputColumn
@@ -160,7 +161,10 @@ class Inference:
         if result.z_spec is not None:
             self.missing["redshift"] += int(np.count_nonzero(np.isnan(result.z_spec)))
         for name in ("object_id", "label"):
-            self.missing[name] += int(np.ma.getmaskarray(getattr(result, name)).sum())
+            array = getattr(result, name)
+            self.missing[name] += (
+                int(np.ma.getmaskarray(array).sum()) if is_masked_array(array) else 0
+            )
 
 
 def _kept_features(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError
+from perseid.masked import has_missing, is_masked_array, values_of
 from perseid.pipeline.thrift import I64, varint
 
 LONGEST_BOUND = 64
@@ -89,7 +90,7 @@ def rows_of(column: ParquetColumn, values: Mapping[str, Values]) -> int:
     given = values[column.name]
     if isinstance(given, Strings) != (column.kind is ParquetType.UTF8):
         raise BadInputError(f"the values of column {column.name!r} are not {column.kind.name}")
-    if not column.optional and np.ma.is_masked(_array(given)):
+    if not column.optional and has_missing(_array(given)):
         raise BadInputError(f"column {column.name!r} is not optional, but values are missing")
     shape = _array(given).shape
     wanted = () if column.width is None else (column.width,)
@@ -138,7 +139,7 @@ def indices(values: Strings) -> bytes:
 
 def present(values: Values) -> NDArray[Any]:
     """The values that are not missing (for text, their codes)."""
-    valid, bare = _valid(values), np.ma.getdata(_array(values))
+    valid, bare = _valid(values), values_of(_array(values))
     return bare if valid is None else bare[valid]
 
 
@@ -184,10 +185,10 @@ def _array(values: Values) -> NDArray[Any]:
 
 def _valid(values: Values) -> NDArray[np.bool_] | None:
     """Mask (n,) of the values that are not missing; None if none is missing."""
-    mask = np.ma.getmask(_array(values))
-    if mask is np.ma.nomask:
+    array = _array(values)
+    if not is_masked_array(array) or np.ma.getmask(array) is np.ma.nomask:
         return None
-    valid = ~np.asarray(mask, bool)
+    valid = ~np.ma.getmaskarray(array)
     return valid if valid.ndim == 1 else np.asarray(valid.all(axis=1), bool)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from perseid.masked import is_masked_array
 from perseid.pipeline.ids import Ids
 
 BUCKETS = 16
@@ -71,7 +72,7 @@ def keys_of(ids: Ids) -> Keys:
     The key of a text that is not a number is a 64-bit hash. Among 50 million such ids, two share a
     hash with a probability of 1 in 15,000.
     """
-    known = np.ma.compressed(ids) if np.ma.isMaskedArray(ids) else ids
+    known = np.ma.compressed(ids) if is_masked_array(ids) else ids
     if known.dtype.kind != "U":
         return known.astype(np.int64 if known.dtype.kind == "i" else np.uint64).view(np.uint64)
     return np.fromiter((_key(text) for text in known.tolist()), np.uint64, len(known))

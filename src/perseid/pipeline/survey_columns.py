@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadPartitionError
+from perseid.masked import is_masked_array
 from perseid.survey.column_spec import TEXT_KIND, ColumnSpec
 from perseid.survey.content import convert
 from perseid.survey.look import FileLook
@@ -174,7 +175,5 @@ def conform(array: NDArray[Any], spec: ColumnSpec, where: str) -> NDArray[Any]:
     if text or array.dtype == dtype:
         return array
     if dtype.kind == "b" or array.dtype.kind == "b":
-        return (
-            np.ma.array(array).astype(dtype) if np.ma.isMaskedArray(array) else array.astype(dtype)
-        )
+        return np.ma.array(array).astype(dtype) if is_masked_array(array) else array.astype(dtype)
     return convert(f"{FURTHER}{spec.source}", array, dtype, where)

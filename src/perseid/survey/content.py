@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError
+from perseid.masked import is_masked_array, values_of
 from perseid.survey.column_spec import TEXT_KIND, kind_of_dtype
 from perseid.survey.names import FURTHER, is_further
 
@@ -123,7 +124,7 @@ def convert(name: str, array: Array, dtype: np.dtype[Any], where: str) -> Array:
         array = _whole_numbers(array, dtype, place)
     else:
         array = _integers(array, dtype, place)
-    return array if np.ma.isMaskedArray(array) else np.require(array, requirements=["A"])
+    return array if is_masked_array(array) else np.require(array, requirements=["A"])
 
 
 def join(parts: list[Array], dtype: np.dtype[Any], row: tuple[int, ...] = ()) -> Array:
@@ -132,15 +133,15 @@ def join(parts: list[Array], dtype: np.dtype[Any], row: tuple[int, ...] = ()) ->
     if len(parts) == 1:
         return parts[0]
     empty = np.empty((0, *row), dtype)
-    if any(np.ma.isMaskedArray(part) for part in parts):
+    if any(map(is_masked_array, parts)):
         joined: Array = np.ma.concatenate([empty, *parts])  # type: ignore[no-untyped-call]
         return joined
     return np.concatenate([empty, *parts])
 
 
 def _floats(array: Array, dtype: np.dtype[Any], place: str) -> Array:
-    mask = np.ma.getmaskarray(array) if np.ma.isMaskedArray(array) else None
-    values = np.ma.getdata(array)
+    mask = np.ma.getmaskarray(array) if is_masked_array(array) else None
+    values = values_of(array)
     if values.dtype != dtype:
         values = _as_float(values, mask, dtype, place)
     if mask is not None and mask.any():
@@ -172,7 +173,7 @@ def _integers(array: Array, dtype: np.dtype[Any], place: str) -> Array:
         return array
     limits = np.iinfo(dtype)
     if array.dtype.kind != "b":
-        known = np.ma.compressed(array) if np.ma.isMaskedArray(array) else array
+        known = np.ma.compressed(array) if is_masked_array(array) else array
         # Compared as Python integers: the array's own type could not represent all limits.
         if known.size and (int(known.min()) < limits.min or int(known.max()) > limits.max):
             raise BadPartitionError(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadPartitionError
+from perseid.masked import has_missing
 from perseid.plaintext import counted
 from perseid.survey.bytesource import ByteSource
 from perseid.survey.column_spec import ColumnSpec
@@ -190,7 +191,7 @@ class Writer(ABC):
                 f"{counted(self.written + len(block), 'row is', 'rows are')} too many: "
                 f"{self.columns.rows} were announced"
             )
-        if not self.takes_missing and any(map(np.ma.is_masked, as_dict(block).values())):
+        if not self.takes_missing and any(map(has_missing, as_dict(block).values())):
             raise self._refusal("missing ids and labels")
         if len(block):
             self._block(block)

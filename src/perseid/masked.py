@@ -1,0 +1,27 @@
+"""Masked arrays, without `numpy.ma` where there are none.
+
+NumPy imports that module when it is first used, which takes a worker as long as reading its first
+block; most surveys have no missing values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def is_masked_array(array: object) -> bool:
+    """As `numpy.ma.isMaskedArray`."""
+    return array is not None and type(array) is not np.ndarray and np.ma.isMaskedArray(array)
+
+
+def has_missing(array: object) -> bool:
+    """As `numpy.ma.is_masked`: whether a value is missing."""
+    return is_masked_array(array) and bool(np.ma.is_masked(array))
+
+
+def values_of(array: NDArray[Any]) -> NDArray[Any]:
+    """As `numpy.ma.getdata`: all values, whatever stands where they are missing."""
+    return np.ma.getdata(array) if is_masked_array(array) else array
