@@ -215,6 +215,9 @@ class ArrayCalls:
             parts[call.rank][:] = data
             allgather.ring(call, parts)
             return
+        if call.size <= allgather.STRAIGHT_RANKS:
+            allgather.straight(call, data, parts)
+            return
         for part, blob in zip(parts, allgather.blobs(call, arrays.blob(data)), strict=True):
             part[:] = blob.pieces[0]
 
@@ -251,7 +254,7 @@ class ArrayCalls:
         ufunc = op.ufunc if op.tree else None
         # Three algorithms: a large array is divided among the ranks; ranks that share cores
         # exchange as few messages as possible; all others take the fewest rounds.
-        if ufunc is not None and array.nbytes >= allreduce.LARGE_BYTES and group.size > 1:
+        if ufunc is not None and array.nbytes >= allreduce.large_bytes(group.size):
             flat = into.reshape(-1)
             mine = flat if into is array else np.ascontiguousarray(array).reshape(-1)
             mine = op.operand(mine)

@@ -91,11 +91,21 @@ def parts(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> l
     BadInputError
         The array is missing, has another type, or its size is not the sum of ``counts``.
     """
-    return [array_bytes(piece) for piece in pieces(array, dtype, counts)]
+    data, ends = array_bytes(_whole(array, dtype, counts)), [0]
+    for count in counts:
+        ends.append(ends[-1] + count * dtype.itemsize)
+    return [data[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def pieces(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> list[Array]:
     """Consecutive parts of an array, as arrays; raises the same errors as ``parts``."""
+    flat = _whole(array, dtype, counts).reshape(-1)
+    ends = itertools.accumulate(counts, initial=0)
+    return [flat[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def _whole(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> Array:
+    """The array, after checking that it can be cut into parts of so many elements."""
     total = sum(counts)
     if array is not None:
         _code(array)
@@ -104,9 +114,7 @@ def pieces(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> 
         raise BadInputError(f"an array of {total} elements of {dtype} is needed here, not {have}")
     if not array.flags.c_contiguous:
         raise BadInputError("an array that is cut into parts must be contiguous")
-    flat = array.reshape(-1)
-    ends = np.cumsum([0, *counts])
-    return [flat[start:end] for start, end in itertools.pairwise(ends)]
+    return array
 
 
 def like(into: Array | None, array: Array) -> Array:

@@ -19,13 +19,17 @@ class Background(Generic[T]):
         self.call = call
         self.error: BaseException | None = None
         self._result: T | None = None
-        self._ended = threading.Event()
+        self._done = False
+        # A lock rather than an Event, which makes five objects for each call: it is held until the
+        # call has ended.
+        self._running = threading.Lock()
+        self._running.acquire()
         self._then: list[Callable[[], None]] = []
 
     @property
     def done(self) -> bool:
         """Whether the call has ended, with a result or an error."""
-        return self._ended.is_set()
+        return self._done
 
     def run(self, comm: Communicator) -> None:
         """Make the call; an exception is kept, and `result` raises it."""
@@ -37,7 +41,8 @@ class Background(Generic[T]):
 
     def end(self) -> None:
         """Mark the call as ended: wake the threads that wait, and run the callbacks."""
-        self._ended.set()
+        self._done = True
+        self._running.release()
         while self._then:
             self._then.pop(0)()
 
@@ -53,7 +58,15 @@ class Background(Generic[T]):
 
     def join(self, seconds: float | None = None) -> bool:
         """Wait until the call has ended; False if that took longer than ``seconds``."""
-        return self._ended.wait(seconds)
+        if self._done:
+            return True
+        # threading's lock does not wait longer than this.
+        longest = -1 if seconds is None else min(seconds, threading.TIMEOUT_MAX)
+        if not self._running.acquire(timeout=longest):
+            return False
+        # For the next thread that waits.
+        self._running.release()
+        return True
 
     def result(self) -> T:
         """What the call returned; raises what it raised."""

@@ -6,6 +6,7 @@ posted receives and unsent frames; the thread that moves its bytes completes whi
 
 from __future__ import annotations
 
+import select
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
@@ -63,7 +64,7 @@ class Receive(PendingReceive):
         World ranks that the frame may come from.
     """
 
-    __slots__ = ("claimed", "ranks", "source")
+    __slots__ = ("claimed", "posted", "ranks", "source")
 
     def __init__(
         self,
@@ -77,6 +78,8 @@ class Receive(PendingReceive):
         self.ranks = ranks
         self.claimed = False
         """Whether a frame that is being received, or was, belongs to this receive."""
+        self.posted = False
+        """Whether a lane knows of it."""
         self.source = -1
         """World rank that the frame came from; -1 before it has come."""
 
@@ -202,7 +205,24 @@ class PeerLane:
         self.queue: FrameQueue = channel
         self.posted: list[Receive] = []
         self.outgoing: deque[Send] = deque()
+        self.readable = (channel.fileno(), select.EPOLLIN)
+        """The event of epoll that there are bytes to read."""
         self._claimed: Receive | None = None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is posted, sent or received, so that the next byte begins a frame."""
+        channel = self.channel
+        receiver = channel.receiver
+        return not (
+            self.posted
+            or self.outgoing
+            or channel.frames
+            or channel.ended
+            or channel.connection.pending
+            or receiver.signature is not None
+            or receiver.start != receiver.end
+        )
 
     @property
     def needed(self) -> bool:
@@ -268,6 +288,7 @@ class PeerLane:
             claimed = self._claimed
             self.posted = [one for one in self.posted if not one.claimed or one is claimed]
             self.posted.append(want)
+            want.posted = True
         elif len(want.ranks) == 1:
             raise ChannelEndedError(self.channel.rank)
 
@@ -288,6 +309,36 @@ class PeerLane:
             finished = self.sort() or finished
             if not self.channel.connection.pending:
                 return finished
+
+    def receive_next(self, signature: bytes, step: int, into: memoryview) -> bool:
+        """Receive a small frame that nobody has posted; False if another one came.
+
+        Only while the lane is `quiet`, and readable.
+        """
+        channel = self.channel
+        try:
+            channel.read_now()
+        except ChannelEndedError:
+            channel.ended = True
+            raise
+        came = channel.take_next(signature, step, into)
+        # More may have come with it, of which polling the descriptor says nothing.
+        if channel.connection.pending:
+            self.read()
+        elif not channel.receiver.idle:
+            self.sort()
+        return came
+
+    def begun(self, want: Receive) -> None:
+        """Post a receive whose frame `SocketChannel.receive_direct` has begun to read."""
+        self.posted.append(want)
+        want.posted = True
+        # Otherwise another frame came: it is in the staging buffer, or only a part of a header.
+        if self.channel.receiver.direct:
+            want.claimed, self._claimed = True, want
+        self.sort()
+        if self.channel.connection.pending:
+            self.read()
 
     def end(self, error: ChannelEndedError) -> bool:
         """Note that the peer has left or is lost; raises the error if an operation needs it."""

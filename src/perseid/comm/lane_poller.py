@@ -60,6 +60,9 @@ class LanePoller:
         lane = PeerLane(channel)
         self._by_rank[channel.rank] = self._lanes[channel.fileno()] = lane
         self._poll.register(channel.fileno(), select.EPOLLIN)
+        # The end of the TLS handshake may have brought bytes that polling does not show.
+        if channel.connection.pending:
+            lane.read()
         return lane
 
     def adopt(self) -> None:

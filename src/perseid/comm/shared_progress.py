@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import NoReturn, Protocol
 
-from perseid.comm.channel import Channel, ChannelError, PendingReceive
+from perseid.comm.channel import Channel, ChannelEndedError, ChannelError, PendingReceive
 from perseid.comm.connection_pool import ConnectionPool
 from perseid.comm.frames import Frame, FrameKind, Signature
-from perseid.comm.lane import AnyLane, Receive, Send
-from perseid.comm.lane_poller import LanePoller
+from perseid.comm.lane import AnyLane, PeerLane, Receive, Send
+from perseid.comm.lane_poller import Event, LanePoller
 from perseid.comm.objects import Blob, Buffer
+from perseid.comm.socket_channel import JOINED_BYTES
 from perseid.errors import PerseidError, RendezvousTimeoutError
 
 HELP_SECONDS = 0.002
@@ -64,22 +66,16 @@ class SharedProgress:
         self._background: list[Operation] = []
         """Operations in progress that no thread waits for."""
         self._helper: threading.Thread | None = None
+        self._turn = _Turn(self._engine, self._lock)
 
     def renew_in_child(self) -> None:
         """Start again in a forked child: threads, one of which may hold the lock, stay behind."""
         self._begin_without_threads()
         self._lanes.forget_blocked()  # the parent sends the rest
 
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> AbstractContextManager[None]:
         """A context in which no other thread sends or receives, except while this one waits."""
-        engine = self._engine
-        with self._lock:
-            # The checks of `guarded` still apply: each turn makes its thread the owner.
-            engine.owner = threading.get_ident()
-            if engine.interruption is not None:
-                engine.end_interrupted()
-            yield
+        return self._turn
 
     def tell(self) -> None:
         """Wake the waiting threads, since something has changed without a message."""
@@ -104,7 +100,69 @@ class SharedProgress:
 
     def receive_into(self, channel: Channel, signature: bytes, step: int, into: memoryview) -> None:
         """Receive raw bytes of exactly the length of ``into``."""
-        self.wait(self.post(Receive((channel.rank,), signature, step, into)))
+        try:
+            lane = self._lanes.peer_lane(channel)
+            comes = self._comes_next(lane)
+            # The fast path: a `Receive` and the loop that waits for it cost more than the system
+            # calls of a small message.
+            if (
+                comes
+                and len(into) <= JOINED_BYTES
+                and self._receive_next(lane, signature, step, into)
+            ):
+                return
+            want = Receive((channel.rank,), signature, step, into)
+            if comes and len(into) > JOINED_BYTES:
+                self._receive_direct(lane, want)
+        except ChannelError as error:
+            self._failure.channel_failed(error)
+        if not want.done:
+            self.wait(want if want.posted else self.post(want))
+
+    def _comes_next(self, lane: PeerLane) -> bool:
+        """Wait at most for a polling interval until a peer sends its next frame.
+
+        False if it does not, or if another thread or operation needs a connection, too.
+        """
+        lanes = self._lanes
+        if self._polling or self._waiting or lanes.blocked or not lane.quiet:
+            return False
+        self._failure.check()
+        self._engine.begun += 1
+        self._polling = True
+        try:
+            events, _ = self._wait_unlocked(self._engine.poll_seconds, None)
+            # Other threads may have begun operations meanwhile.
+            if len(events) == 1 and events[0] == lane.readable and lane.quiet:
+                return True
+            lanes.move(events, None, None)
+        finally:
+            self._polling = False
+            if self._waiting:
+                self._changed.notify_all()
+        return False
+
+    def _receive_next(self, lane: PeerLane, signature: bytes, step: int, into: memoryview) -> bool:
+        came = lane.receive_next(signature, step, into)
+        if lane.queue.control_frames:
+            self._engine.handle_control_frames(lane.channel)
+        return came
+
+    def _receive_direct(self, lane: PeerLane, want: Receive) -> None:
+        """Read the frame whose first bytes have come directly into its place."""
+        self._polling = True
+        self._lock.release()
+        try:
+            lane.channel.receive_direct(want)
+        finally:
+            self._lock.acquire()
+            self._engine.owner = threading.get_ident()
+            self._polling = False
+            if self._waiting:
+                self._changed.notify_all()
+        lane.begun(want)
+        if lane.queue.control_frames:
+            self._engine.handle_control_frames(lane.channel)
 
     def receive(
         self, channel: Channel, signature: bytes, step: int, any_step: bool = False
@@ -125,10 +183,14 @@ class SharedProgress:
         pending: PendingReceive,
     ) -> Frame:
         """Send a payload to one peer and receive from another (or the same), both at once."""
-        want = self.post(
-            Receive((source.rank,), pending.signature, pending.step, pending.into, pending.any_step)
-        )
         sent = self.start_send(out.rank, signature, step, blob)
+        into = pending.into
+        if sent.done and into is not None and not pending.any_step:
+            self.receive_into(source, pending.signature, pending.step, into)
+            return Frame(pending.signature, pending.step, 0, into)
+        want = self.post(
+            Receive((source.rank,), pending.signature, pending.step, into, pending.any_step)
+        )
         self.wait(want)
         if not sent.done:
             self.wait(sent)
@@ -178,7 +240,10 @@ class SharedProgress:
 
     def wait(self, *operations: Operation) -> None:
         """Wait until all operations are done."""
-        if not all(operation.done for operation in operations):
+        if len(operations) == 1:
+            only = operations[0]
+            self.wait_until(lambda: only.done, operations)
+        elif not all(operation.done for operation in operations):
             self.wait_until(lambda: all(one.done for one in operations), operations)
 
     def wait_until(self, done: Callable[[], bool], operations: Sequence[Operation] = ()) -> None:
@@ -186,6 +251,8 @@ class SharedProgress:
 
         ``operations`` are those that the condition depends on; they are checked for time-outs.
         """
+        if done():
+            return
         watch = _Watch(self._engine.poll_seconds)
         while not done():
             self._failure.check()
@@ -231,17 +298,22 @@ class SharedProgress:
         """
         # Wait for one large payload alone only if no other thread waits for something else.
         large = None if self._waiting or not seconds else self._lanes.large()
-        # Without the lock while waiting, so that other threads can begin operations meanwhile.
-        self._lock.release()
-        try:
-            events, ended = self._lanes.wait(seconds, large)
-        finally:
-            self._lock.acquire()
-            self._engine.owner = threading.get_ident()
+        events, ended = self._wait_unlocked(seconds, large)
         try:
             return self._lanes.move(events, large, ended)
         except ChannelError as error:
             self._failure.channel_failed(error)
+
+    def _wait_unlocked(
+        self, seconds: float, large: PeerLane | None
+    ) -> tuple[list[Event], ChannelEndedError | None]:
+        # Without the lock while waiting, so that other threads can begin operations meanwhile.
+        self._lock.release()
+        try:
+            return self._lanes.wait(seconds, large)
+        finally:
+            self._lock.acquire()
+            self._engine.owner = threading.get_ident()
 
     def poke(self) -> None:
         """Send and receive what is possible without waiting."""
@@ -260,9 +332,9 @@ class SharedProgress:
         """Check for failures, since nothing may have come because something is wrong."""
         try:
             self._lanes.check_hosts()
+            self._lanes.adopt()
         except ChannelError as error:
             self._failure.channel_failed(error)
-        self._lanes.adopt()
 
     def _check_stalled(self, operations: Sequence[Operation], watch: _Watch) -> None:
         """Raise if an operation has timed out; tell its peer which call this rank waits in."""
@@ -356,6 +428,29 @@ class SharedProgress:
         if self._helper is not None:
             self._helper.join()
         self._lanes.close()
+
+
+class _Turn(AbstractContextManager[None]):
+    """The time in which a thread holds the lock. It is the same object for all threads, since a
+    generator for each call would show in the time of a small one."""
+
+    def __init__(self, engine: ConnectionPool, lock: threading.Lock) -> None:
+        self._engine, self._lock = engine, lock
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        engine = self._engine
+        # The checks of `guarded` still apply: each turn makes its thread the owner.
+        engine.owner = threading.get_ident()
+        if engine.interruption is not None:
+            try:
+                engine.end_interrupted()
+            except BaseException:
+                self._lock.release()
+                raise
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class _Watch:

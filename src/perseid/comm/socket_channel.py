@@ -140,6 +140,20 @@ class SocketChannel(FrameQueue):
         receiver.start = end
         return True
 
+    def take_next(self, signature: bytes, step: int, into: memoryview) -> bool:
+        """Take a small frame from the staging buffer; False if another one is there."""
+        receiver = self.receiver
+        start, size = receiver.start, len(into)
+        body = start + HEADER_BYTES
+        end = body + size
+        if receiver.end < end or not receiver.buffer.startswith(
+            signature + TAIL.pack(step, 0, size), start
+        ):
+            return False
+        into[:] = receiver.view[body:end]
+        receiver.start = end
+        return True
+
     def receive(self, signature: bytes, step: int, any_step: bool = False) -> Frame | None:
         """The fast path for a payload of any length that fits into the staging buffer."""
         receiver = self.receiver

@@ -10,6 +10,9 @@ from perseid.comm.objects import Blob, bundle, unbundle
 LARGE_BYTES = 64 * 1024
 """Size of one rank's part, in bytes, from which on the ring is used: each rank then sends to one
 neighbor only, without bundling what it passes on."""
+STRAIGHT_RANKS = 4
+"""Up to this number of ranks, small parts go directly to all other ranks: no rank waits for another
+one to pass something on, and nothing is bundled."""
 
 
 def blobs(call: Call, mine: Blob) -> list[Blob]:
@@ -25,6 +28,19 @@ def blobs(call: Call, mine: Blob) -> list[Blob]:
         held.extend(unbundle(came.flat()))
     # The list begins with this rank's own payload: rotate it into rank order.
     return [held[(other - rank) % size] for other in range(size)]
+
+
+def straight(call: Call, mine: memoryview, parts: Sequence[memoryview]) -> None:
+    """Fill in the small parts of all ranks, each of which sends its own to all others."""
+    rank, size = call.rank, call.size
+    call.need(range(size))
+    parts[rank][:] = mine
+    # Rank 0 is not everybody's first receiver: each begins with the rank after its own.
+    for step in range(1, size):
+        call.send((rank + step) % size, mine)
+    for step in range(1, size):
+        source = (rank - step) % size
+        call.receive_into(source, parts[source])
 
 
 def ring(call: Call, parts: Sequence[memoryview], steps: int = 0) -> None:

@@ -7,6 +7,7 @@ computed once and sent on, or computed from the same two operands in the same or
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -19,11 +20,20 @@ from perseid.comm.ports import Port, array_bytes
 T = TypeVar("T")
 LARGE_BYTES = 64 * 1024
 """Size of an array, in bytes, from which on the work of reducing is divided among the ranks."""
+PAIR_BYTES = 256 * 1024
+"""The same for two ranks: they send each other the whole array, in one round instead of two."""
 STRAIGHT_RANKS = 32
 """Up to this number of ranks that share cores, all ranks send their value directly to rank 0. It
 adds the values without sleeping in between, and no rank is woken only to pass a value on."""
 _LAST = 1 << 20
 """Step number of the message that carries the result; no round of an algorithm is that large."""
+
+
+def large_bytes(size: int) -> float:
+    """Size of an array, in bytes, from which on the work is divided among so many ranks."""
+    if size > 2:
+        return LARGE_BYTES
+    return PAIR_BYTES if size == 2 else math.inf
 
 
 class Fold(NamedTuple):

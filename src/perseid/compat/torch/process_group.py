@@ -107,12 +107,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         """Make a call: here if torch waits for it anyway, otherwise in the group's thread."""
         # No thread is needed if the caller waits anyway.
         at_once = options is not None and not getattr(options, "asyncOp", True)
-
-        def quiet(comm: Communicator) -> None:
-            with np.errstate(all="ignore"):  # torch does not warn of overflows either
-                call(comm)
-
-        job = self._group.now(quiet) if at_once else self._group.start(quiet)
+        job = self._group.now(call) if at_once else self._group.start(call)
         return CallWork(job, filled)
 
     def _reduced(self, tensors: Sequence[Tensor], op: Any) -> Call:
@@ -121,6 +116,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         ours, mean = convert.reduction(op, tensors)
         size = self._group.size
 
+        @_quiet
         def call(comm: Communicator) -> None:
             for tensor in tensors:
                 array = convert.numbers(tensor)
@@ -181,6 +177,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         ours, mean = convert.reduction(opts.reduceOp, tensors)
         root, size = opts.rootRank, self._group.size
 
+        @_quiet
         def call(comm: Communicator) -> None:
             for tensor in tensors:
                 array = convert.numbers(tensor)
@@ -248,6 +245,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
             convert.check(one)
         reduction = convert.reduction(opts.reduceOp, outputs)
 
+        @_quiet
         def call(comm: Communicator) -> None:
             for output, parts in zip(outputs, inputs, strict=True):
                 # Our reduce-scatter takes one array with the parts of all ranks.
@@ -269,6 +267,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         convert.check([*outputs, *inputs])
         reduction = convert.reduction(opts.reduceOp, outputs)
 
+        @_quiet
         def call(comm: Communicator) -> None:
             for output, tensor in zip(outputs, inputs, strict=True):
                 counts = [output.numel()] * comm.size
@@ -370,6 +369,16 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
     def _receive(self, tensor: Tensor, rank: int | None, tag: int) -> MessageWork:
         into = room(tensor) if convert.in_place(tensor) else None
         return MessageWork(self._group, self._group.post(rank, tag, into), tensor)
+
+
+def _quiet(call: Call) -> Call:
+    """Decorate a call that reduces: torch does not warn of overflows either."""
+
+    def quiet(comm: Communicator) -> None:
+        with np.errstate(all="ignore"):
+            call(comm)
+
+    return quiet
 
 
 def _only(tensors: Sequence[Tensor]) -> Tensor:

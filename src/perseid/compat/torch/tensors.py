@@ -29,6 +29,20 @@ _BAND = Op("band", np.bitwise_and, True, True, np.bitwise_and)
 _BOR = Op("bor", np.bitwise_or, True, True, np.bitwise_or)
 _BXOR = Op("bxor", np.bitwise_xor, True, True, np.bitwise_xor)
 
+_kinds: Any = dist.ReduceOp.RedOpType
+_REDUCTIONS = {
+    _kinds.SUM: (SUM, False),
+    _kinds.AVG: (SUM, True),
+    _kinds.PRODUCT: (PROD, False),
+    _kinds.MIN: (MIN, False),
+    _kinds.MAX: (MAX, False),
+    _kinds.BAND: (_BAND, False),
+    _kinds.BOR: (_BOR, False),
+    _kinds.BXOR: (_BXOR, False),
+}
+"""For each kind of torch's reductions: ours, and whether to divide the sum by the number of ranks.
+"""
+
 
 def check(tensors: Sequence[torch.Tensor]) -> None:
     """Refuse tensors that cannot be sent.
@@ -62,12 +76,14 @@ def copied(tensor: torch.Tensor) -> torch.Tensor:
 def bits(tensor: torch.Tensor) -> Array:
     """The elements of a tensor that is `in_place`, as a flat array that shares its memory; types
     that NumPy lacks appear as integers."""
-    flat = tensor.detach()
-    if tensor.dtype in _BITS:
+    other = _BITS.get(tensor.dtype)
+    # Each call into torch shows in the time of a small collective: no needless view.
+    flat = tensor.detach() if tensor.requires_grad else tensor
+    if other is not None:
         # The same bits under another type: nothing is converted on the way.
-        flat = flat.view(-1).view(_BITS[tensor.dtype])
-    array: Array = flat.numpy().reshape(-1)
-    return array
+        flat = flat.view(-1).view(other)
+    array: Array = flat.numpy()
+    return array if array.ndim == 1 else array.reshape(-1)
 
 
 def given(tensor: torch.Tensor) -> Array:
@@ -113,26 +129,18 @@ def reduction(op: Any, tensors: Sequence[torch.Tensor]) -> tuple[Op, bool]:
     BadInputError
         There is no such reduction, or none for tensors of this type.
     """
-    known = dist.ReduceOp
-    # Compared one by one, since torch's reductions cannot be keys of a dictionary.
-    for theirs, ours in (
-        (known.SUM, SUM),
-        (known.AVG, SUM),
-        (known.PRODUCT, PROD),
-        (known.MIN, MIN),
-        (known.MAX, MAX),
-        (known.BAND, _BAND),
-        (known.BOR, _BOR),
-        (known.BXOR, _BXOR),
-    ):
-        if op == theirs:
-            _check_reducible(ours, tensors, mean=bool(op == known.AVG))
-            return ours, bool(op == known.AVG)
+    # torch gives an object with the kind of reduction, or the kind itself.
+    found = _REDUCTIONS.get(getattr(op, "op", op))
+    if found is not None:
+        _check_reducible(found[0], tensors, found[1])
+        return found
     raise BadInputError("Backend perseid reduces by SUM, AVG, PRODUCT, MIN, MAX, BAND, BOR, BXOR.")
 
 
 def _check_reducible(op: Op, tensors: Sequence[torch.Tensor], mean: bool) -> None:
-    bitwise = op in (_BAND, _BOR, _BXOR)
+    bitwise = op is _BAND or op is _BOR or op is _BXOR
+    if not (bitwise or mean):
+        return
     for dtype in {tensor.dtype for tensor in tensors}:
         if bitwise and (dtype.is_floating_point or dtype.is_complex):
             raise BadInputError(f"BAND, BOR and BXOR are of whole numbers, not of {dtype}.")
@@ -158,7 +166,9 @@ def counts(tensor: torch.Tensor, splits: Sequence[int], ranks: int) -> list[int]
             f"A tensor of {rows} rows cannot be cut into {ranks} equal parts: give the sizes of "
             "the parts."
         )
-    splits = list(splits) or [rows // ranks] * ranks
+    if not splits:
+        return [tensor.numel() // ranks] * ranks
+    splits = list(splits)
     if sum(splits) != rows or len(splits) != ranks:
         raise BadInputError(f"Parts of {splits} rows for {ranks} ranks do not make {rows} rows.")
     # Without rows there are no elements, and no division by zero.
