@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -450,3 +452,13 @@ def test_any_text_is_a_server_or_a_sentence(text):
     assert Endpoint.parse(str(found)) == found
     with contextlib.suppress(OSError):
         socket.getaddrinfo(found.host.encode("idna"), found.port, flags=socket.AI_NUMERICHOST)
+
+
+def test_an_ascii_host_loads_no_codec_for_international_names() -> None:
+    program = (
+        "import sys; from perseid.rendezvous.net.endpoint import Endpoint; "
+        "Endpoint.parse('127.0.0.1:1'); Endpoint.parse('host.example'); "
+        "print('encodings.idna' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout.split() == [b"False"]

@@ -365,7 +365,8 @@ class ArrayCalls:
 
     def _root(self, root: int) -> int:
         """The root as a whole number, after checking that it is a rank of the group."""
-        root = arguments.whole("root", root)
+        if type(root) is not int:
+            root = arguments.whole("root", root)
         if not 0 <= root < self._group.size:
             raise BadInputError(f"root {root} is not in a communicator of {self._group.size} ranks")
         return root

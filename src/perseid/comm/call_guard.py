@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from threading import get_ident
+from contextlib import AbstractContextManager
+from threading import Lock, get_ident
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from perseid.comm.connection_pool import ConnectionPool
@@ -50,3 +51,28 @@ def guarded(method: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P
             raise
 
     return call
+
+
+class Turn(AbstractContextManager[None]):
+    """The time in which one of several threads holds the lock of a communicator.
+
+    One object serves all threads: a generator for each turn would show in the time of a small call.
+    """
+
+    def __init__(self, engine: ConnectionPool, lock: Lock) -> None:
+        self._engine, self._lock = engine, lock
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        engine = self._engine
+        # The checks of `guarded` still apply: each turn makes its thread the owner.
+        engine.owner = get_ident()
+        if engine.interruption is not None:
+            try:
+                engine.end_interrupted()
+            except BaseException:
+                self._lock.release()
+                raise
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()

@@ -19,7 +19,8 @@ LOCAL_CONGESTION = b"reno"
 """Congestion control between ranks of one machine, where nothing can be congested: the pacing that
 others do (BBR) costs a fifth of the kernel time there. Every Linux has this one."""
 _CONGESTION: int | None = getattr(socket, "TCP_CONGESTION", None)
-_DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none, and no epoll
+DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none, and no epoll
+"""The flag of a system call that never waits."""
 _WAITALL: int = getattr(socket, "MSG_WAITALL", 0)
 
 
@@ -44,8 +45,9 @@ class Connection(Protocol):
         """Send all of it, or nothing if the socket does not take it without waiting."""
         ...
 
-    def send(self, data: Buffer) -> int:
-        """Send what the socket takes without waiting; returns the number of bytes, perhaps 0."""
+    def send(self, data: Buffer, flags: int, /) -> int:
+        """Send what the socket takes, as ``socket.send`` does with the flag `DONTWAIT`: returns the
+        number of bytes, perhaps 0, or raises ``BlockingIOError``."""
         ...
 
     def send_pieces(self, pieces: list[Buffer]) -> int:
@@ -98,7 +100,7 @@ class SocketConnection:
 
     pending = False
 
-    __slots__ = ("_recvmsg_into", "_send", "_sendmsg", "_sock", "receive", "transport")
+    __slots__ = ("_recvmsg_into", "_sendmsg", "_sock", "receive", "send", "transport")
 
     def __init__(
         self, sock: socket.socket, transport: str, poll_seconds: float, link_timeout: float
@@ -117,29 +119,24 @@ class SocketConnection:
                 sock.setsockopt(socket.IPPROTO_TCP, _CONGESTION, LOCAL_CONGESTION)
         self.transport = transport
         self._sock = sock
-        self._send, self._sendmsg = sock.send, sock.sendmsg
+        self._sendmsg = sock.sendmsg
         self._recvmsg_into = sock.recvmsg_into
-        # The socket's own method: one more function of Python costs 1 % of a small round trip.
+        # The socket's own methods: one more function of Python costs 1 % of a small round trip.
+        self.send: Callable[[Buffer, int], int] = sock.send
         self.receive: Callable[[bytearray | memoryview], int] = sock.recv_into
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def send(self, data: Buffer) -> int:
-        """Send with one system call."""
-        try:
-            return self._send(data, _DONTWAIT)
-        except BlockingIOError:
-            return 0
-
     def send_at_once(self, data: bytes) -> None:
         """Send with one system call: the kernel takes a short message whole or not at all."""
-        self.send(data)
+        with contextlib.suppress(BlockingIOError):
+            self.send(data, DONTWAIT)
 
     def send_pieces(self, pieces: list[Buffer]) -> int:
         """Send with one system call."""
         try:
-            return self._sendmsg(pieces, (), _DONTWAIT)
+            return self._sendmsg(pieces, (), DONTWAIT)
         except BlockingIOError:
             return 0
 
@@ -150,7 +147,7 @@ class SocketConnection:
 
     def receive_available(self, into: memoryview) -> int:
         """Receive with one system call that never waits."""
-        return self._sock.recv_into(into, 0, _DONTWAIT)
+        return self._sock.recv_into(into, 0, DONTWAIT)
 
     def unanswered_for(self) -> float:
         return unanswered_for(self._sock)
@@ -169,7 +166,7 @@ class SocketConnection:
             self._sock.shutdown(socket.SHUT_WR)
             # Bounded, so that a peer that sends without pause cannot prevent the end.
             for _ in range(64):
-                if not self._sock.recv_into(rest, 0, _DONTWAIT):
+                if not self._sock.recv_into(rest, 0, DONTWAIT):
                     break
         self._sock.close()
 

@@ -96,13 +96,9 @@ class LanePoller:
         found = [lane for lane in self._by_rank.values() if lane.missing >= LARGE_BYTES]
         return found[0] if len(found) == 1 else None
 
-    def check_hosts(self) -> None:
-        """Raise if the host of a peer that an operation needs no longer answers."""
-        for lane in self._by_rank.values():
-            silent = lane.channel.unanswered_for() if lane.needed else 0.0
-            if silent > self._engine.losses.link:
-                cause = OSError(f"its host has not answered for {silent:.0f} s")
-                raise ChannelEndedError(lane.channel.rank, cause)
+    def needed(self) -> list[PeerLane]:
+        """The lanes to peers that an operation needs."""
+        return [lane for lane in self._by_rank.values() if lane.needed]
 
     # --- bytes -------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
-"""Where a rank with one thread waits for others: to send what the socket does not take at once, and
-to receive what has not arrived yet. With several threads, `shared_progress` does this.
+"""Sends and receives for a program with one thread: what the socket does not take at once, and what
+has not arrived yet. With several threads, `shared_progress` does this.
 
 A waiting rank does not hold up the others: a blocked sender reads what all others send, so that no
 two senders block each other, and a receiver checks regularly for a rank that failed or is in
@@ -9,20 +9,19 @@ another call.
 from __future__ import annotations
 
 import select
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from perseid.comm.channel import (
     Channel,
-    ChannelEndedError,
     ChannelError,
     PartlySent,
     PendingReceive,
 )
 from perseid.comm.connection_pool import POLL_SECONDS, ConnectionPool
-from perseid.comm.frames import HEADER_BYTES, Frame, FrameKind, Signature, header
+from perseid.comm.frames import HEADER_BYTES, Frame, header
 from perseid.comm.objects import Blob, Buffer
 from perseid.comm.socket_channel import MAX_PIECES, SocketChannel
-from perseid.errors import RendezvousTimeoutError
+from perseid.comm.wait_loop import WaitLoop
 
 DRAIN_AFTER = 0.02
 """Seconds that a sender is blocked before it reads what ranks other than its source send."""
@@ -69,10 +68,10 @@ class ProgressEngine:
     ``MismatchedCollectiveError``, ``RendezvousTimeoutError``, ``ClosedError``.
     """
 
-    __slots__ = ("_engine", "_failure")
+    __slots__ = ("_engine", "_failure", "_loop")
 
     def __init__(self, engine: ConnectionPool) -> None:
-        self._engine, self._failure = engine, engine.failure
+        self._engine, self._failure, self._loop = engine, engine.failure, WaitLoop(engine)
 
     # --- one direction -----------------------------------------------------------------------
 
@@ -118,52 +117,35 @@ class ProgressEngine:
         # Try to read a large payload directly into the caller's memory, before any of its bytes
         # land in the staging buffer and have to be copied.
         channel.receive_direct(pending)
-        polls = 0
-        while True:
+
+        def done() -> bool:
             # Look at the buffered bytes first: the wanted frame may have come with an earlier one.
             complete = channel.process_buffered(pending)
+            # An ABORT that came before the wanted frame wins.
             if channel.control_frames:
                 self._engine.handle_control_frames(channel)
-            # Only after the control frames: an ABORT that came before the wanted frame wins.
-            if complete:
-                break
-            if not channel.read_some():
-                polls += 1
-                self._check_stalled(channel, pending, polls)
+            return complete
+
+        self._loop.until(
+            done, channel.read_some, lambda checks: self._check_stalled(channel, pending, checks)
+        )
         assert pending.frame is not None
         return pending.frame
 
-    def _check_stalled(self, channel: Channel, pending: PendingReceive, polls: int) -> None:
-        """Check what is wrong, after nothing has come for ``polls`` polling intervals."""
-        engine, call = self._engine, pending.call
-        self._check_failed(channel)
-        if polls * engine.poll_seconds >= engine.timeout:
-            self._timed_out(channel, f"did not come to {call}")
-        # At polls 1, 2, 4, 8, …: soon enough to find a mismatch, rarely enough not to flood a peer
-        # that only computes. A plain receive cannot mismatch: its sender may still come.
-        if call.kind != FrameKind.POINT and polls & (polls - 1) == 0:
-            # The peer compares it with its own calls, and both find out that they disagree.
-            waiting = Signature(FrameKind.WAITING, call.comm, engine.generation).pack()
-            size = len(pending.signature)
-            channel.send_control(header(waiting, 0, 0, size) + pending.signature)
+    def _check_stalled(self, channel: Channel, pending: PendingReceive, checks: int) -> None:
+        """Check what is wrong, after nothing has come for so many polling intervals."""
+        engine, loop = self._engine, self._loop
+        loop.check_host(channel)
+        late = checks * engine.poll_seconds
+        loop.check_time(late, [channel.rank], f"did not come to {pending.call}")
+        if (frame := loop.waiting_frame(pending.signature, checks)) is not None:
+            channel.send_control(frame)
         # News of a failure may come on a connection that this call does not wait for, or on one
         # that a peer has only just opened.
         engine.adopt_incoming()
         for other in engine.readable():
             if other is not channel:
                 self.take_in(other)
-
-    def _check_failed(self, channel: Channel) -> None:
-        """Raise if a rank has failed meanwhile, or if the peer's host no longer answers."""
-        self._failure.check()
-        silent = channel.unanswered_for()
-        if silent > self._engine.losses.link:
-            cause = OSError(f"its host has not answered for {silent:.0f} s")
-            self._failure.channel_failed(ChannelEndedError(channel.rank, cause))
-
-    def _timed_out(self, channel: Channel, what: str) -> NoReturn:
-        message = f"Rank {channel.rank} {what} within {self._engine.timeout:g} s."
-        self._failure.fail(RendezvousTimeoutError(message, [channel.rank]))
 
     def take_in(self, channel: SocketChannel) -> bool:
         """Read what another peer sent; returns False once it will send nothing more."""
@@ -219,8 +201,9 @@ class ProgressEngine:
         # No control frame may be sent in the middle of this one: it would be taken for payload.
         out.sending = True
         poller = _BlockedSender(self, out, source)
-        quiet = 0.0
-        while True:
+
+        def done() -> bool:
+            nonlocal source
             # Send first in each round, then read: both directions make progress, so two ranks that
             # send to each other never stop because both buffers are full.
             sent = rest.send_more()
@@ -232,13 +215,13 @@ class ProgressEngine:
                     poller.drop_source()
                     source = None
             # The pending frame may still be on its way; waiting for it alone needs no poller.
-            if sent:
-                break
-            if not poller.wait(self._engine.channels):
-                quiet += POLL_SECONDS
-                self._check_failed(out)
-                if quiet >= self._engine.timeout:
-                    self._timed_out(out, f"did not take what rank {self._engine.rank} sent")
+            return sent
+
+        def stalled(checks: int) -> None:
+            self._loop.check_host(out)
+            self._loop.check_time(checks * POLL_SECONDS, [out.rank], self._loop.not_taken())
+
+        self._loop.until(done, lambda: poller.wait(self._engine.channels), stalled)
         out.sending = False
         if source is not None and pending is not None:
             self._wait(source, pending)

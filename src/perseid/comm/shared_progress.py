@@ -7,35 +7,21 @@ a helper thread does this.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import NoReturn, Protocol
 
+from perseid.comm.call_guard import Turn
 from perseid.comm.channel import Channel, ChannelEndedError, ChannelError, PendingReceive
 from perseid.comm.connection_pool import ConnectionPool
-from perseid.comm.frames import Frame, FrameKind, Signature
+from perseid.comm.frames import HEADER_BYTES, SIGNATURE_BYTES, Frame
+from perseid.comm.helper_thread import HelperThread, Operation
 from perseid.comm.lane import AnyLane, PeerLane, Receive, Send
 from perseid.comm.lane_poller import Event, LanePoller
 from perseid.comm.objects import Blob, Buffer
 from perseid.comm.socket_channel import JOINED_BYTES
-from perseid.errors import PerseidError, RendezvousTimeoutError
-
-HELP_SECONDS = 0.002
-"""Seconds without a waiting thread after which the helper thread takes care of operations."""
-HELP_SECONDS_MOST = 0.05
-"""Longest such pause; it doubles each time that another thread has taken care of them."""
-
-
-class Operation(Protocol):
-    """An operation that may still be in progress."""
-
-    @property
-    def done(self) -> bool:
-        """Whether the operation has ended."""
-        ...
+from perseid.comm.wait_loop import WaitLoop, Watch
 
 
 class SharedProgress:
@@ -46,27 +32,24 @@ class SharedProgress:
     """
 
     def __init__(self, engine: ConnectionPool) -> None:
-        self._engine, self._failure = engine, engine.failure
+        self._engine, self._failure, self._loop = engine, engine.failure, WaitLoop(engine)
         self._begin_without_threads()
         self._lanes = LanePoller(engine)
-        self._closed = False
 
     def _begin_without_threads(self) -> None:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         """Notified when an operation may be done, or when another thread has to start polling."""
-        self._called = threading.Condition(self._lock)
-        """Notified when the helper thread has something to do."""
-        self._idle = False
-        """Whether the helper thread waits for something to do."""
         self._polling = False
         """Whether a thread is polling the connections."""
         self._waiting = 0
         """Number of threads that wait while another one polls."""
-        self._background: list[Operation] = []
-        """Operations in progress that no thread waits for."""
-        self._helper: threading.Thread | None = None
-        self._turn = _Turn(self._engine, self._lock)
+        self._helper = HelperThread(
+            self._lock,
+            lambda: self._polling,
+            lambda done: self._lead(done, Watch(self._engine.poll_seconds)),
+        )
+        self._turn = Turn(self._engine, self._lock)
 
     def renew_in_child(self) -> None:
         """Start again in a forked child: threads, one of which may hold the lock, stay behind."""
@@ -253,15 +236,19 @@ class SharedProgress:
         """
         if done():
             return
-        watch = _Watch(self._engine.poll_seconds)
-        while not done():
+        watch = Watch(self._engine.poll_seconds)
+
+        def advance() -> bool:
             self._failure.check()
             if self._polling:
                 self._follow()
             else:
                 self._lead(done, watch)
-            if watch.due():
-                self._check_stalled(operations, watch)
+            return not watch.due()
+
+        self._loop.until(
+            done, advance, lambda checks: self._check_stalled(operations, watch.seconds, checks)
+        )
 
     def _follow(self) -> None:
         """Wait while another thread polls for this one as well."""
@@ -273,18 +260,21 @@ class SharedProgress:
             self._waiting -= 1
             self._engine.owner = threading.get_ident()
 
-    def _lead(self, done: Callable[[], bool], watch: _Watch) -> None:
+    def _lead(self, done: Callable[[], bool], watch: Watch) -> None:
         """Poll for all threads until the condition holds, or a check for failures is due."""
+
+        def advance() -> bool:
+            self._failure.check()
+            # What was moved may have completed an operation of another thread.
+            if self.move(self._engine.poll_seconds) and self._waiting:
+                self._changed.notify_all()
+            return True
+
         self._polling = True
         try:
-            while not done():
-                self._failure.check()
-                # What was moved may have completed an operation of another thread.
-                if self.move(self._engine.poll_seconds) and self._waiting:
-                    self._changed.notify_all()
-                if watch.over:
-                    self._look_around()
-                    break
+            self._loop.until(lambda: done() or watch.over, advance, lambda _: None)
+            if watch.over:
+                self._look_around()
         # However the loop ended: one of the waiting threads has to take over.
         finally:
             self._polling = False
@@ -331,77 +321,35 @@ class SharedProgress:
     def _look_around(self) -> None:
         """Check for failures, since nothing may have come because something is wrong."""
         try:
-            self._lanes.check_hosts()
+            for lane in self._lanes.needed():
+                self._loop.check_host(lane.channel)
             self._lanes.adopt()
         except ChannelError as error:
             self._failure.channel_failed(error)
 
-    def _check_stalled(self, operations: Sequence[Operation], watch: _Watch) -> None:
+    def _check_stalled(self, operations: Sequence[Operation], seconds: float, checks: int) -> None:
         """Raise if an operation has timed out; tell its peer which call this rank waits in."""
+        loop = self._loop
         for operation in operations:
             if operation.done:
                 continue
-            late = watch.seconds >= self._engine.timeout
-            if isinstance(operation, Send) and late:
-                self._timed_out(
-                    [operation.rank], f"did not take what rank {self._engine.rank} sent"
-                )
+            if isinstance(operation, Send):
+                loop.check_time(seconds, [operation.rank], loop.not_taken())
             if isinstance(operation, Receive):
-                if late:
-                    self._timed_out(operation.ranks, f"did not come to {operation.call}")
-                self._tell_waiting(operation, watch.looks)
+                loop.check_time(seconds, operation.ranks, f"did not come to {operation.call}")
+                self._tell_waiting(operation, checks)
 
-    def _timed_out(self, ranks: Sequence[int], what: str) -> NoReturn:
-        who = f"Rank {ranks[0]}" if len(ranks) == 1 else f"One of the ranks {list(ranks)}"
-        message = f"{who} {what} within {self._engine.timeout:g} s."
-        self._failure.fail(RendezvousTimeoutError(message, ranks))
-
-    def _tell_waiting(self, want: Receive, looks: int) -> None:
-        """Tell a peer which call this rank waits in, so that a mismatch is found on both sides."""
-        call = want.call
-        # At intervals 1, 2, 4, 8, …, and only for collectives: see `ProgressEngine._check_stalled`.
-        if call.kind == FrameKind.POINT or looks & (looks - 1):
-            return
-        waiting = Signature(FrameKind.WAITING, call.comm, self._engine.generation).pack()
-        self.start_send(want.ranks[0], waiting, 0, Blob(0, [want.signature], len(want.signature)))
+    def _tell_waiting(self, want: Receive, checks: int) -> None:
+        frame = self._loop.waiting_frame(want.signature, checks)
+        if frame is not None:
+            signature, body = frame[:SIGNATURE_BYTES], frame[HEADER_BYTES:]
+            self.start_send(want.ranks[0], signature, 0, Blob(0, [body], len(body)))
 
     # --- while no thread waits ---------------------------------------------------------------
 
     def in_background(self, operation: Operation) -> None:
         """Let an operation make progress although no thread waits for it."""
-        if operation.done:
-            return
-        # Finished ones are dropped here, so that the list stays short.
-        self._background = [one for one in self._background if not one.done]
-        self._background.append(operation)
-        if self._helper is None:
-            self._helper = threading.Thread(target=self._help, name="perseid-progress", daemon=True)
-            self._helper.start()
-        elif self._idle:
-            self._called.notify()
-
-    def _under_way(self) -> bool:
-        self._background = [one for one in self._background if not one.done]
-        return bool(self._background)
-
-    def _help(self) -> None:
-        """Main function of the helper thread: poll while operations need it."""
-        pause = HELP_SECONDS
-        # A failure ends the helper; the next call of any thread raises it.
-        with self._lock, contextlib.suppress(PerseidError):
-            while not self._closed:
-                if not self._under_way():
-                    self._idle = True
-                    self._called.wait()
-                    self._idle = False
-                    pause = HELP_SECONDS
-                # A thread waits for most operations soon, and then needs no helper: give it time.
-                self._called.wait(pause)
-                if self._polling or not self._under_way():
-                    pause = min(2 * pause, HELP_SECONDS_MOST)
-                else:
-                    watch = _Watch(self._engine.poll_seconds)
-                    self._lead(lambda: self._closed or not self._under_way(), watch)
+        self._helper.care_for(operation)
 
     def wake(self) -> None:
         """Wake the polling thread, since something has changed without a message."""
@@ -422,60 +370,7 @@ class SharedProgress:
     def close(self) -> None:
         """End the helper thread; afterwards nothing is sent or received."""
         with self._lock:
-            self._closed = True
             self.wake()
-            self._called.notify_all()
-        if self._helper is not None:
-            self._helper.join()
+            self._helper.close()
+        self._helper.join()
         self._lanes.close()
-
-
-class _Turn(AbstractContextManager[None]):
-    """The time in which a thread holds the lock. It is the same object for all threads, since a
-    generator for each call would show in the time of a small one."""
-
-    def __init__(self, engine: ConnectionPool, lock: threading.Lock) -> None:
-        self._engine, self._lock = engine, lock
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        engine = self._engine
-        # The checks of `guarded` still apply: each turn makes its thread the owner.
-        engine.owner = threading.get_ident()
-        if engine.interruption is not None:
-            try:
-                engine.end_interrupted()
-            except BaseException:
-                self._lock.release()
-                raise
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
-class _Watch:
-    """How long a thread has been waiting, and when it has to check for failures."""
-
-    def __init__(self, interval: float) -> None:
-        self._interval = interval
-        self._began = self._last = time.monotonic()
-        self.looks = 0
-        """Number of checks so far."""
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the thread began to wait."""
-        return time.monotonic() - self._began
-
-    @property
-    def over(self) -> bool:
-        """Whether an interval has passed since the last check."""
-        return time.monotonic() - self._last >= self._interval
-
-    def due(self) -> bool:
-        """Whether it is time for a check, which then counts as done."""
-        if not self.over:
-            return False
-        self._last = time.monotonic()
-        self.looks += 1
-        return True

@@ -20,6 +20,7 @@ from perseid.comm.background import Background
 from perseid.comm.communicator import Communicator
 from perseid.comm.frames import Frame
 from perseid.comm.group import Group
+from perseid.comm.helper_thread import Operation
 from perseid.comm.lane import (
     Receive,
     ReceiveAnswer,
@@ -29,7 +30,7 @@ from perseid.comm.lane import (
     message_signature,
 )
 from perseid.comm.objects import Blob
-from perseid.comm.shared_progress import Operation, SharedProgress
+from perseid.comm.shared_progress import SharedProgress
 from perseid.errors import PerseidError
 
 T = TypeVar("T")

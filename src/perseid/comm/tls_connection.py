@@ -51,7 +51,7 @@ class TlsConnection:
 
     # --- sending -----------------------------------------------------------------------------
 
-    def send(self, data: Buffer) -> int:
+    def send(self, data: Buffer, _flags: int, /) -> int:
         return self.send_pieces([data])
 
     def send_pieces(self, pieces: list[Buffer]) -> int:

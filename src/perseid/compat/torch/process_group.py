@@ -116,7 +116,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         ours, mean = convert.reduction(op, tensors)
         size = self._group.size
 
-        @_quiet
+        @convert.quiet
         def call(comm: Communicator) -> None:
             for tensor in tensors:
                 array = convert.numbers(tensor)
@@ -177,7 +177,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         ours, mean = convert.reduction(opts.reduceOp, tensors)
         root, size = opts.rootRank, self._group.size
 
-        @_quiet
+        @convert.quiet
         def call(comm: Communicator) -> None:
             for tensor in tensors:
                 array = convert.numbers(tensor)
@@ -245,7 +245,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
             convert.check(one)
         reduction = convert.reduction(opts.reduceOp, outputs)
 
-        @_quiet
+        @convert.quiet
         def call(comm: Communicator) -> None:
             for output, parts in zip(outputs, inputs, strict=True):
                 # Our reduce-scatter takes one array with the parts of all ranks.
@@ -267,7 +267,7 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
         convert.check([*outputs, *inputs])
         reduction = convert.reduction(opts.reduceOp, outputs)
 
-        @_quiet
+        @convert.quiet
         def call(comm: Communicator) -> None:
             for output, tensor in zip(outputs, inputs, strict=True):
                 counts = [output.numel()] * comm.size
@@ -369,16 +369,6 @@ class ProcessGroupPerseid(_ProcessGroup):  # type: ignore[misc]
     def _receive(self, tensor: Tensor, rank: int | None, tag: int) -> MessageWork:
         into = room(tensor) if convert.in_place(tensor) else None
         return MessageWork(self._group, self._group.post(rank, tag, into), tensor)
-
-
-def _quiet(call: Call) -> Call:
-    """Decorate a call that reduces: torch does not warn of overflows either."""
-
-    def quiet(comm: Communicator) -> None:
-        with np.errstate(all="ignore"):
-            call(comm)
-
-    return quiet
 
 
 def _only(tensors: Sequence[Tensor]) -> Tensor:

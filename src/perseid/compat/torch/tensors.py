@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from perseid.comm import MAX, MIN, PROD, SUM, Op
 from perseid.comm.ops import Array
 from perseid.errors import BadInputError
 
+T = TypeVar("T")
 _BITS = {
     torch.bfloat16: torch.int16,
     torch.complex32: torch.int32,
@@ -147,6 +148,16 @@ def _check_reducible(op: Op, tensors: Sequence[torch.Tensor], mean: bool) -> Non
         # A mean of truth values would be rounded to one of them.
         if mean and dtype == torch.bool:
             raise BadInputError("There is no average of tensors of bool: use SUM, MIN or MAX.")
+
+
+def quiet(call: Callable[[T], None]) -> Callable[[T], None]:
+    """Decorate a call that computes: torch does not warn of overflows either."""
+
+    def quietly(argument: T) -> None:
+        with np.errstate(all="ignore"):
+            call(argument)
+
+    return quietly
 
 
 def divide(array: Array, ranks: int) -> None:
