@@ -380,7 +380,7 @@ class Trainer:
             self.model.blocks.eval()  # their BatchNorm statistics stay as pre-trained
 
     def _seen(self, rows: Rows, symmetry: int) -> tuple[Tensor | None, Tensor | None]:
-        """Scaled images, and a frozen encoder's output for them; None where they are unused."""
+        """Scaled images, and a frozen encoder's output for them; None if they are unused."""
         if self.options.magnitudes_only:
             return None, None
         images = self.rows.images(rows, symmetry)
