@@ -28,6 +28,9 @@ def test_what_a_run_left_as_json(lab):
     assert runs["columns"]["cost"] == "Cost Estimate ($)"
     assert len(partitions["rows"]) == 1
     assert said("status", "run")["status"] == "complete"
+    status, out, _ = lab.call("logs", "run", "--json")
+    assert status == 0
+    assert {json.loads(line)["rank"] for line in out.splitlines()} <= {0, 1}
     assert said("report", "run")["bytes"] == (lab.folder / "run" / "report.html").stat().st_size
     assert said("split", "survey", "cut", "--rows", "5")["partitions"] == 2
     assert said("model", "info", "tiny.onnx")["height"] == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 
@@ -41,6 +42,11 @@ def test_cite_names_the_works_and_the_versions(capsys):
     assert f"perseid, version {__version__}" in said
     assert "onnxruntime " in said
     assert "https://arxiv.org/abs/2501.06249" in said
+    assert main(["cite", "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["perseid"] == __version__
+    assert plain["works"][0]["kind"] == "software"
+    assert set(plain["computed_with"]) == {"numpy", "onnxruntime", "obstore"}
     assert main(["cite", "--bibtex"]) == 0
     said = capsys.readouterr().out
     assert said.count("\n@") == 3

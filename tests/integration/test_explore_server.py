@@ -408,9 +408,10 @@ def test_a_file_of_ratings_that_is_none_is_a_sentence(copied):
 
 def test_killed_and_started_again_without_losing_a_rating(copied):
     command = [sys.executable, "-m", "perseid", "explore", str(copied), "--no-browser"]
-    for turn in range(2):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            address = process.stdout.readline().split()[1]
+    for turn, words in enumerate(([], ["--json"])):
+        with subprocess.Popen([*command, *words], stdout=subprocess.PIPE, text=True) as process:
+            line = process.stdout.readline()
+            address = json.loads(line)["address"] if words else line.split()[1]
             for index in range(5):
                 assert rate(address, 10 * turn + index, 4) == 200
             process.kill()

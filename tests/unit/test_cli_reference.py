@@ -1,13 +1,31 @@
 """docs/reference/cli.md and the docs' contents are what the program and the folder have."""
 
+import argparse
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from perseid.cli import COMMANDS, main
+from perseid.cli import COMMANDS, main, make_parser
 
 ROOT = Path(__file__).parents[2]
+NO_REPORT = {
+    "aws destroy": "removes what a deployment made",
+    "aws policy": "prints a policy, which is JSON",
+    "comm certificate": "writes a certificate",
+    "comm run": "runs a program; what it prints is the program's own",
+    "completion": "prints a script for the shell",
+    "demo": "runs other commands, which report",
+    "fmi-run": "runs a program; what it prints is the program's own",
+    "help": "prints the help of a command",
+    "model describe": "writes a signature, which is JSON",
+    "model export": "writes a file",
+    "model import": "writes a file",
+    "rendezvous key": "prints one key",
+    "rendezvous serve": "a server",
+}
+"""Commands that report nothing, and what they do instead; all others have ``--json``."""
 
 
 def test_the_page_is_what_the_parser_says():
@@ -30,3 +48,23 @@ def test_every_page_is_in_the_contents(contents):
     text = (ROOT / contents).read_text(encoding="utf-8")
     pages = {str(p.relative_to(ROOT / "docs")) for p in (ROOT / "docs").rglob("*.md")}
     assert sorted(page for page in pages - {"index.md"} if page not in text) == []
+
+
+def _without_subcommands(
+    parser: argparse.ArgumentParser, *path: str
+) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if not below:
+        yield " ".join(path), parser
+    for action in below:
+        for name, sub in action.choices.items():
+            yield from _without_subcommands(sub, *path, name)
+
+
+def test_every_command_that_reports_has_json():
+    found = {
+        name: any("--json" in action.option_strings for action in parser._actions)
+        for name, parser in _without_subcommands(make_parser(COMMANDS))
+    }
+    assert len(found) > len(COMMANDS)
+    assert {name for name, has in found.items() if not has} == set(NO_REPORT)

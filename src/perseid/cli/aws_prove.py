@@ -36,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
              "%(default)s)")  # fmt: skip
     add("--yes", action="store_true", help="do not ask before anything is made")
     add("--stack", default=NAME, metavar="NAME", help="of the stacks (default %(default)s)")
+    add("--json", action="store_true", help="print the content of prove.json")
     what = parser.add_argument_group("what is measured")
     what.add_argument("--architecture", action="append", choices=tuple(MACHINES),
                       help="may be given again (default: both)")  # fmt: skip
@@ -75,9 +76,12 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     (args.out / "prove.json").write_text(found.to_json(), encoding="utf-8")
     (args.out / "prove.html").write_text(render_page(found), encoding="utf-8")
-    for line in found.lines:
-        print(f"{line.name:18} {line.state:9} {line.sentence}")
-    print(f"at most {found.usd:.3f} USD; mail {args.out}/prove.json and prove.html")
+    if args.json:
+        print(found.to_json())
+    else:
+        for line in found.lines:
+            print(f"{line.name:18} {line.state:9} {line.sentence}")
+        print(f"at most {found.usd:.3f} USD; mail {args.out}/prove.json and prove.html")
     return 0 if found.whole else INCOMPLETE
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ COMPUTED_WITH = ("numpy", "onnxruntime", "obstore")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``perseid cite``."""
-    parser.add_argument("--bibtex", action="store_true", help="as BibTeX entries")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--bibtex", action="store_true", help="as BibTeX entries")
+    form.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,7 +35,16 @@ def run(args: argparse.Namespace) -> int:
         entries = [_software(software), *map(_bibtex, works)]
         print("\n\n".join(entries))
         return 0
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in COMPUTED_WITH)
+    computed_with = {name: importlib.metadata.version(name) for name in COMPUTED_WITH}
+    if args.json:
+        plain = {
+            "perseid": perseid.__version__,
+            "computed_with": computed_with,
+            "works": [asdict(work) for work in (software, *works)],
+        }
+        print(json.dumps(plain, ensure_ascii=False))
+        return 0
+    versions = ", ".join(f"{name} {version}" for name, version in computed_with.items())
     print(f"{_names(software)}: perseid, version {perseid.__version__} (with {versions}).")
     for work in works:
         print(f"\n{_names(work)} ({work.year}): {work.title}. {work.address}\n    {work.notes}")

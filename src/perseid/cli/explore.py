@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import webbrowser
 from contextlib import suppress
@@ -21,6 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``perseid explore``."""
     add_run_argument(parser)
     add_server_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the page's address as JSON")
     add_aws_arguments(parser)
 
 
@@ -30,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     live = LiveRun(found)
     with server_of(args, found, live) as server:
         live.begin()
-        announce(server, browser=not args.no_browser, to=sys.stdout)
+        announce(server, browser=not args.no_browser, to=sys.stdout, plain=args.json)
         try:
             server.wait()
         except KeyboardInterrupt:
@@ -58,9 +60,12 @@ def server_of(args: argparse.Namespace, run: Run, live: LiveRun) -> ExploreServe
     )
 
 
-def announce(server: ExploreServer, *, browser: bool, to: TextIO | None = None) -> None:
-    """Print the page's address, and open it in a browser if wanted."""
-    print(f"explore    {server.address}", file=to or sys.stderr, flush=True)
+def announce(
+    server: ExploreServer, *, browser: bool, to: TextIO | None = None, plain: bool = False
+) -> None:
+    """Print the page's address, as JSON if `plain`, and open it in a browser if wanted."""
+    line = json.dumps({"address": server.address}) if plain else f"explore    {server.address}"
+    print(line, file=to or sys.stderr, flush=True)
     print("           Ctrl-C ends the page", file=sys.stderr, flush=True)
     if browser:
         webbrowser.open(server.address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 from perseid.cli.awsarguments import add_aws_arguments
 from perseid.cli.status import add_run_argument, find_run
@@ -16,6 +17,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--follow", action="store_true", help="print lines as they arrive, until the run ends"
     )
+    parser.add_argument(
+        "--json", action="store_true", help="print each line as a JSON object with its rank"
+    )
     add_aws_arguments(parser)
 
 
@@ -24,7 +28,10 @@ def run(args: argparse.Namespace) -> int:
     said = False
     for rank, line in find_run(args).logs(args.rank, follow=args.follow):
         said = True
-        print(f"rank {rank} | {line}" if args.rank is None else line, flush=args.follow)
+        text = f"rank {rank} | {line}" if args.rank is None else line
+        if args.json:
+            text = json.dumps({"rank": rank, "line": line})
+        print(text, flush=args.follow)
     if not said:
         whose = "" if args.rank is None else f" of rank {args.rank}"
         raise BadInputError(f"{args.run} has no logs{whose}, or none yet")
