@@ -137,6 +137,23 @@ def test_rows_of_one_file_in_different_orders_are_refused(tmp_path: Path) -> Non
         run(tmp_path, "g", "r", "z")
 
 
+@pytest.mark.parametrize("odd", [0, ROWS - 1], ids=["the first", "the last"])
+@pytest.mark.parametrize("side", [SIDE - 1, SIDE + 1], ids=["smaller", "larger"])
+def test_rows_of_different_sizes_are_refused_before_the_run(
+    odd: int, side: int, tmp_path: Path
+) -> None:
+    """The footer counts the values, so that no page has to be read."""
+    (tmp_path / "data").mkdir()
+    images = arrays(3)["image"].tolist()
+    images[odd] = np.zeros((3, side, side), np.float32).tolist()
+    kind = pa.list_(pa.list_(pa.list_(pa.float32())))
+    table = pa.table({"image": pa.array(images, kind), "magnitude": list(arrays(3)["magnitude"])})
+    pq.write_table(table, tmp_path / "data" / "1.parquet")
+    with pytest.raises(BadInputError, match=r"1\.parquet: image has lists of other lengths than"):
+        run(tmp_path, "g", "r", "z")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_hats_catalogue_says_it_in_a_file_beside_its_properties(tmp_path: Path) -> None:
     """Names of bands, columns and labels, and a layout that no shape could show."""
     pixel = tmp_path / "data" / "dataset" / "Norder=0" / "Dir=0" / "Npix=3.parquet"

@@ -101,6 +101,8 @@ class _Groups(Table):
             name: self._layout(name, field.kind(schema), source.name)
             for name, field in self._fields.items()
         }
+        for name, field in self._fields.items():
+            _check_lengths(source.name, metadata, field.path, math.prod(found[name][1][1:]))
         if "image" in found and len(found["image"][1]) == 2:
             found["image"] = _shaped(found, (schema.metadata or {}).get(SHAPE_KEY), source.name)
         super().__init__(source, check_columns(source.name, found, named, options))
@@ -283,6 +285,21 @@ def _check_groups(where: str, metadata: Any, schema: Any, fields: Iterable[Field
                 "MB are read: write row groups of at most 64 MB (`row_group_size`)"
             )
     return largest
+
+
+def _check_lengths(where: str, metadata: Any, path: str, size: int) -> None:
+    """Refuse a column whose rows do not all have `size` values, as far as the footer tells."""
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        for chunk in map(group.column, range(group.num_columns)):
+            more = chunk.num_values - group.num_rows * size if _lies_in(chunk, path) else 0
+            about = chunk.statistics if more < 0 else None
+            # A null list counts as one value, so fewer values are no proof if there are nulls.
+            if more > 0 or (about and about.has_null_count and not about.null_count):
+                raise BadPartitionError(
+                    f"{where}: {path} has lists of other lengths than the first, of {size:,} "
+                    f"values, in row group {index + 1}: all must be equally long"
+                )
 
 
 def _lies_in(chunk: Any, path: str) -> bool:
