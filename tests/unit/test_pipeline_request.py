@@ -93,6 +93,8 @@ def test_buckets_as_folders(tmp_path: Path):
         ("file_limit", 0, "a whole number from 1"),
         ("world_size", -3, "a whole number from 1"),
         ("batch_size", "0", "a whole number from 1 to 65536"),
+        ("world_size", 10**9, "a whole number from 1 to 100000"),
+        ("threads", 10**9, "a whole number from 1 to 4096"),
         ("batch_size", 1.5, "a whole number"),
         ("object_type", "file", "folder"),
         ("result_path", "../other", "a prefix inside the bucket"),

@@ -56,6 +56,9 @@ Blank = BeforeValidator(_blank)
 Bucket = Annotated[str | None, BeforeValidator(_bucket), Blank]
 Prefix = Annotated[str | None, BeforeValidator(_inside), Blank]
 Count = Annotated[int | None, Field(ge=1), Blank]
+# Beyond these bounds a typing error would fill the memory, or wait for threads, before it is found.
+Ranks = Annotated[int | None, Field(ge=1, le=100_000), Blank]
+Threads = Annotated[int | None, Field(ge=1, le=4096), Blank]
 
 
 class RunRequest(BaseModel):
@@ -70,7 +73,7 @@ class RunRequest(BaseModel):
     data_prefix: Prefix = Field(None, description="the folder of the partitions inside data_bucket")
     result_path: Prefix = Field(None, description="a prefix inside the bucket, without ..")
     file_limit: Count = Field(None, description="a whole number from 1, or leave it out for all")
-    world_size: Count = Field(None, description="a whole number from 1, or leave it out")
+    world_size: Ranks = Field(None, description="a whole number from 1 to 100000, or leave it out")
     batch_size: Annotated[int, Field(ge=1, le=65536)] = Field(
         512, description="a whole number from 1 to 65536"
     )
@@ -170,7 +173,7 @@ class RunRequest(BaseModel):
         None, description="percent of the ranks, from 0 to 100: when more fail, AWS stops the rest"
     )
     workers: Count = Field(None, description="workers at once: a whole number from 1")
-    threads: Count = Field(None, description="threads per worker: a whole number from 1")
+    threads: Threads = Field(None, description="threads per worker: a whole number from 1 to 4096")
 
     _given: dict[str, object] | None = PrivateAttr(None)
 
