@@ -7,7 +7,7 @@ a library that it needs is missing on this system. "Install it" would be wrong a
 from __future__ import annotations
 
 import errno
-import resource
+from contextlib import suppress
 
 from perseid.errors import NotInstalledError
 
@@ -77,7 +77,10 @@ def _load_failure(error: ImportError | SyntaxError) -> str:
 
 
 def _allowed() -> str:
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft == resource.RLIM_INFINITY:
-        return ""
-    return f" (`ulimit -v` allows {soft / 1e6:,.0f} MB)"
+    with suppress(ImportError):  # other systems have no such limits
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if soft != resource.RLIM_INFINITY:
+            return f" (`ulimit -v` allows {soft / 1e6:,.0f} MB)"
+    return ""
