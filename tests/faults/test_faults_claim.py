@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from tiny import tiny_model, tiny_survey
 
+import perseid
 from perseid.cli import main
-from perseid.errors import RunError, StorageError
+from perseid.errors import NotFoundError, RunError, StorageError
 from perseid.pipeline import layout
 from perseid.pipeline.claim import FormerRun, claim, remove
 from perseid.pipeline.initialize import initialize
@@ -207,3 +208,13 @@ def test_a_link_that_appears_at_the_last_moment_is_not_followed(done: Path):
     with pytest.raises(StorageError, match="a symbolic link is on the way"):
         remove(storage, keys)
     assert contents(done / "elsewhere") == before
+
+
+def test_a_former_runs_catalogue_is_not_that_of_the_run_that_replaces_it(done: Path):
+    """As after a kill between the claim and the removal of the former run's objects."""
+    store = Storage(done / "run")
+    manifest = json.loads(store.get(layout.MANIFEST))
+    assert len(perseid.open_run(str(done / "run")).catalogue()) == 20
+    store.put(layout.MANIFEST, json.dumps({**manifest, "run_id": "20261126T000000Z-0"}).encode())
+    with pytest.raises(NotFoundError, match=f"is of the former run {manifest['run_id']}"):
+        perseid.open_run(str(done / "run")).catalogue()

@@ -68,6 +68,11 @@ class Catalogue:
         return self._stored.num_rows
 
     @property
+    def run_id(self) -> str | None:
+        """Id of the run that wrote it, if the file says so."""
+        return self._stored.metadata.get("run_id")
+
+    @property
     def column_names(self) -> list[str]:
         """Names of the columns, in order."""
         return list(self._stored.schema.names)
