@@ -8,6 +8,7 @@ from perseid.engines import worker_speed
 from perseid.engines.local.local_options import cores
 from perseid.measure.calibration import Calibration, from_paces, from_runs
 from perseid.measure.sources.load import load_runs
+from perseid.model.runtime.processor import has_avx512
 from perseid.pipeline.items import WorkItem
 from perseid.storage import Location
 
@@ -25,7 +26,8 @@ def calibrate(
     ----------
     *runs
         Small runs, on AWS or on this machine. Without any, the model is timed on this machine:
-        three times with one thread, and three times with two if it has two cores.
+        three times with one thread, and three times with two if it has two cores. If it has
+        AVX-512, the speed is lowered to 0.72 of it: Lambda promises AVX2 and nothing newer.
     model
         Path or URL of the model to time, or ``default``.
     memory_mb
@@ -53,4 +55,5 @@ def calibrate(
     item = WorkItem("calibration", 0, 1, place, place, (), model_url=url)
     one = [worker_speed.measure(item, 1) for _ in range(REPETITIONS)]
     both = range(REPETITIONS) if cores() > 1 else ()
-    return from_paces(one, [worker_speed.measure(item, 2) for _ in both])
+    two = [worker_speed.measure(item, 2) for _ in both]
+    return from_paces(one, two, newer_than_avx2=has_avx512())

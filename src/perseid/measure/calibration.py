@@ -35,6 +35,9 @@ DEFAULT_READY = 2.0
 """Seconds of a cold start, if no run says it."""
 DEFAULT_RANK = 0.3
 """Seconds of a rank beyond its model and its reading, if no run says it."""
+AVX2_SHARE = 0.72
+"""Speed of the worker's loop with AVX2 and nothing newer, as a share of that with AVX-512: 10.7 s
+of 14.9 s, by ``benchmarks/worker.py --avx2`` on an Intel Xeon (26 November 2026)."""
 FEWEST_ROWS = 40
 """Fewest rows of a usable record: with fewer, its time says more about padded batches than about
 the model."""
@@ -137,17 +140,22 @@ def vcpus(memory_mb: float) -> float:
     return min(MOST_VCPUS, memory_mb / MB_A_VCPU)
 
 
-def from_paces(one: Sequence[Pace], two: Sequence[Pace]) -> Calibration:
+def from_paces(
+    one: Sequence[Pace], two: Sequence[Pace], *, newer_than_avx2: bool = False
+) -> Calibration:
     """Calibrate from timings on this machine with one thread and, if any, with two threads.
 
     The gain from a second thread compares the best timing of each, since other programs may use the
-    machine at the same time.
+    machine at the same time. Where the timings used instructions newer than AVX2, which is all that
+    Lambda promises, the speed is lowered to `AVX2_SHARE`.
     """
     rates = [pace.rows_per_second for pace in one]
     # 1.8: what the second thread gives if it was not measured.
     scaling = 1.8 if not two else max(pace.rows_per_second for pace in two) / max(rates)
+    share = AVX2_SHARE if newer_than_avx2 else 1.0
+    source = "this machine, the model alone"
     return Calibration(
-        rows_per_second=median(rates),
+        rows_per_second=median(rates) * share,
         scaling=min(2.0, max(1.0, scaling)),
         ready_seconds=median(pace.ready_seconds for pace in one),
         rank_seconds=DEFAULT_RANK,
@@ -155,7 +163,7 @@ def from_paces(one: Sequence[Pace], two: Sequence[Pace]) -> Calibration:
         row_bytes=one[0].row_bytes,
         variation=_variation(rates),
         doubt=ELSEWHERE,
-        source="this machine, the model alone",
+        source=f"{source}, x {share} for AVX2" if newer_than_avx2 else source,
         measured=_now(),
     )
 

@@ -209,6 +209,11 @@ def test_from_this_machine() -> None:
     assert found.scaling == pytest.approx(170 / 110)  # the best of each
     assert found.ranks == 0
     assert from_paces([one], []).scaling == 1.8
+    lowered = from_paces([one], [two], newer_than_avx2=True)
+    assert lowered.rows_per_second == pytest.approx(0.72 * one.rows_per_second)
+    assert (lowered.scaling, lowered.source) == (
+        from_paces([one], [two]).scaling, "this machine, the model alone, x 0.72 for AVX2"
+    )  # fmt: skip
 
 
 def test_words() -> None:

@@ -80,6 +80,19 @@ def _quota(group: Path) -> Iterator[float]:
             yield int(limit) / int(period)
 
 
+def has_avx512() -> bool:
+    """Whether this process sees AVX-512, as numpy asked the processor when it was imported.
+
+    Lambda promises no more than AVX2 on x86-64
+    (https://docs.aws.amazon.com/lambda/latest/dg/runtimes-avx2.html).
+    """
+    from numpy._core._multiarray_umath import (  # type: ignore[import-not-found]
+        __cpu_features__,
+    )
+
+    return bool(__cpu_features__.get("AVX512F"))
+
+
 def has_int8_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this processor multiplies 8-bit integers exactly and fast, with one instruction
     (VNNI).
