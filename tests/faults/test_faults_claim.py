@@ -218,3 +218,8 @@ def test_a_former_runs_catalogue_is_not_that_of_the_run_that_replaces_it(done: P
     store.put(layout.MANIFEST, json.dumps({**manifest, "run_id": "20261126T000000Z-0"}).encode())
     with pytest.raises(NotFoundError, match=f"is of the former run {manifest['run_id']}"):
         perseid.open_run(str(done / "run")).catalogue()
+    for words in (["catalogue", "--to", str(done / "out.csv")], ["similar", "--id", "1"]):
+        assert main([words[0], str(done / "run"), *words[1:]]) == 2, words
+    assert not (done / "out.csv").exists()
+    assert main(["report", str(done / "run"), "--out", str(done / "page.html")]) == 0
+    assert "The run has no catalogue." in (done / "page.html").read_text()

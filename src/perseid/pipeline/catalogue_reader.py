@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from perseid.errors import BadInputError, NotFoundError, PerseidError
+from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.storage import ObjectInfo, Storage
 from perseid.survey.bytesource import SourceFile, open_source
@@ -108,7 +109,7 @@ class StoredCatalogue:
     Raises
     ------
     NotFoundError
-        The run has no catalogue.
+        The run has no catalogue, or only that of the run which it replaces.
     """
 
     def __init__(self, store: Storage) -> None:
@@ -117,6 +118,21 @@ class StoredCatalogue:
         """The catalogue's objects, in the order of its rows."""
         self.where = store.where(layout.CATALOGUE)
         """Path or URL of the catalogue, for messages."""
+        self._refuse_former()
+
+    def _refuse_former(self) -> None:
+        # A run that replaces another one may end before it has removed that one's catalogue.
+        try:
+            manifest = parse_json(self._store.get(layout.MANIFEST))
+        except NotFoundError:
+            return  # a catalogue on its own
+        run = manifest.get("run_id") if isinstance(manifest, dict) else None
+        former = self.metadata.get("run_id")
+        if None not in (run, former) and run != former:
+            raise NotFoundError(
+                f"{self._store.where()} has no catalogue of run {run} yet: the one that lies "
+                f"there is of the former run {former}"
+            )
 
     @cached_property
     def schema(self) -> Any:
