@@ -165,6 +165,8 @@ class Lab:
         self.delay, self.loss = delay, loss
         self.cut: set[frozenset[str]] = set()
         """Pairs of sites' addresses between which nothing passes."""
+        self.deaf: set[str] = set()
+        """Addresses of sites to which nothing passes."""
         self._chance = random.Random(seed)
         self._sites: dict[bytes, Site] = {}
         self._spaces: list[Namespace] = []
@@ -326,6 +328,8 @@ class Lab:
             destination = packet[24:40] if six else packet[16:20]
             site = self._sites.get(destination)
             if self.cut and self._is_cut(source, destination):
+                continue
+            if site is not None and site.address in self.deaf:
                 continue
             if site is not None and not (self.loss and self._chance.random() < self.loss):
                 found.append((packet, site.tun))

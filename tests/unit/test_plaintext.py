@@ -88,8 +88,8 @@ def test_a_number_and_its_noun_agree():
     assert counted(1, "object has", "objects have") == "1 object has"
 
 
-PLURALS = re.compile(r"(?<!of )(?<![\d.,/])\b1 [a-z]+s\b")
-"""As in "1 rows", and neither "1 of 1 ranks" nor "0.1 seconds"."""
+PLURALS = re.compile(r"(?<!of )(?<![\d.,/])\b1 [a-z]+s\b(?!/s)")
+"""As in "1 rows", and none of "1 of 1 ranks", "0.1 seconds" and "1 rows/s"."""
 
 
 def test_no_command_says_1_rows(tmp_path, capsys):

@@ -195,8 +195,11 @@ class Channel(Protocol):
         """Wake a thread that is blocked on this channel; may be called from any thread."""
         ...
 
-    def close(self) -> None:
-        """Close the channel; everything that was sent still arrives."""
+    def close(self, *, wait: bool = False) -> None:
+        """Close the channel; everything that was sent still arrives.
+
+        `wait` does so until the peer's host has it, also if the network loses packets.
+        """
         ...
 
     def discard(self) -> None:

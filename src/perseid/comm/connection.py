@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import Callable
 from typing import Protocol
 
 from perseid.comm.objects import Buffer
-from perseid.rendezvous.net.keepalive import unanswered_for, watch_link
+from perseid.rendezvous.net.keepalive import in_flight, unanswered_for, watch_link
 
 LOCAL_CONGESTION = b"reno"
 """Congestion control between ranks of one machine, where nothing can be congested: the pacing that
@@ -21,6 +22,8 @@ others do (BBR) costs a fifth of the kernel time there. Every Linux has this one
 _CONGESTION: int | None = getattr(socket, "TCP_CONGESTION", None)
 DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none, and no epoll
 """The flag of a system call that never waits."""
+ACKNOWLEDGMENT_INTERVAL = 0.005
+"""Seconds between two looks whether a peer's host has acknowledged everything."""
 _WAITALL: int = getattr(socket, "MSG_WAITALL", 0)
 
 
@@ -74,8 +77,12 @@ class Connection(Protocol):
         """End the stream in both directions, so that a blocked call returns; from any thread."""
         ...
 
-    def finish(self) -> None:
-        """End this side and close; everything that was sent still arrives."""
+    def finish(self, *, wait: bool) -> None:
+        """End this side and close; everything that was sent still arrives.
+
+        `wait` does so until the peer's host has acknowledged it. If the process closes earlier, the
+        host answers whatever the peer still sends with a reset and forgets what the network lost.
+        """
         ...
 
     def discard(self) -> None:
@@ -100,7 +107,9 @@ class SocketConnection:
 
     pending = False
 
-    __slots__ = ("_recvmsg_into", "_sendmsg", "_sock", "receive", "send", "transport")
+    __slots__ = (
+        "_link_timeout", "_recvmsg_into", "_sendmsg", "_sock", "receive", "send", "transport",
+    )  # fmt: skip
 
     def __init__(
         self, sock: socket.socket, transport: str, poll_seconds: float, link_timeout: float
@@ -119,6 +128,7 @@ class SocketConnection:
                 sock.setsockopt(socket.IPPROTO_TCP, _CONGESTION, LOCAL_CONGESTION)
         self.transport = transport
         self._sock = sock
+        self._link_timeout = link_timeout
         self._sendmsg = sock.sendmsg
         self._recvmsg_into = sock.recvmsg_into
         # The socket's own methods: one more function of Python costs 1 % of a small round trip.
@@ -157,18 +167,36 @@ class SocketConnection:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
-    def finish(self) -> None:
+    def finish(self, *, wait: bool) -> None:
         """Read what is left before closing: unread bytes would turn the close into a reset, which
         discards what is still on its way to the peer."""
-        rest = memoryview(bytearray(64 * 1024))
         with contextlib.suppress(OSError):
             # The peer reads up to the end of our stream; what it sent meanwhile is discarded here.
             self._sock.shutdown(socket.SHUT_WR)
+            self._discard_arrived()
+            if wait and not self._is_within_one_host():
+                self._await_acknowledgment()
+        self._sock.close()
+
+    def _discard_arrived(self) -> None:
+        rest = memoryview(bytearray(64 * 1024))
+        with contextlib.suppress(BlockingIOError):
             # Bounded, so that a peer that sends without pause cannot prevent the end.
             for _ in range(64):
                 if not self._sock.recv_into(rest, 0, DONTWAIT):
                     break
-        self._sock.close()
+
+    def _is_within_one_host(self) -> bool:
+        """Whether no network lies between, which alone loses packets."""
+        mine, theirs = self._sock.getsockname(), self._sock.getpeername()
+        return bool(mine[:1] == theirs[:1])  # a socket pair's names are empty
+
+    def _await_acknowledgment(self) -> None:
+        # Nothing is in flight to a peer that does not read: that one is not waited for.
+        end = time.monotonic() + self._link_timeout
+        while in_flight(self._sock) and time.monotonic() < end:
+            time.sleep(ACKNOWLEDGMENT_INTERVAL)
+            self._discard_arrived()
 
     def discard(self) -> None:
         self._sock.close()

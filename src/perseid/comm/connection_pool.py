@@ -303,10 +303,12 @@ class ConnectionPool:
         """End all connections; with a cause, the others are told that this rank failed."""
         self.end_interrupted()
         # Tell the peers before the connections close: the mere end of a stream looks like a crash.
+        # After a failure nothing is owed to the peers, and one of them may be gone.
+        wait = cause is None and self.failure.error is None
         in_peace = self.failure.close(cause)
         for channel in self.channels:
             if channel is not None:
-                channel.close()
+                channel.close(wait=wait)
         if self.client is not None:
             # Without a goodbye, the rendezvous tells all others that this rank is lost.
             self.client.close(goodbye=in_peace)

@@ -5,7 +5,7 @@ The algorithms of ``collectives`` use a `Call`: ranks of the group, steps and by
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -125,31 +125,36 @@ class Call:
         """Channels by rank of the group; None if ``need`` has not made one yet."""
         self._progress = group.progress
 
-    def need(self, peers: Iterable[int]) -> None:
+    def need(self, peers: Collection[int]) -> None:
         """Connect to these peers in parallel, before the first byte is sent."""
-        channels = self.channels
-        missing = [peer for peer in peers if channels[peer] is None and peer != self.rank]
-        if missing:
-            self.group.connect(missing)
+        channels, rank = self.channels, self.rank
+        # A list comprehension is a function call, which nearly all calls can do without.
+        for peer in peers:
+            if channels[peer] is None and peer != rank:
+                self.group.connect([p for p in peers if channels[p] is None and p != rank])
+                return
 
-    def _channel(self, peer: int) -> Channel:
-        return self.channels[peer] or self.group.connect_one(peer)
+    # Each method below finds the channel itself: one more function would show in a small message.
 
     def send(self, peer: int, data: Buffer, step: int = 0) -> None:
         """Send bytes; the receiver knows how many."""
-        self._progress.send(self._channel(peer), self.signature, step, data)
+        channel = self.channels[peer] or self.group.connect_one(peer)
+        self._progress.send(channel, self.signature, step, data)
 
     def receive_into(self, peer: int, into: memoryview, step: int = 0) -> None:
         """Receive exactly as many bytes as ``into`` holds."""
-        self._progress.receive_into(self._channel(peer), self.signature, step, into)
+        channel = self.channels[peer] or self.group.connect_one(peer)
+        self._progress.receive_into(channel, self.signature, step, into)
 
     def send_blob(self, peer: int, blob: Blob, step: int = 0) -> None:
         """Send a payload of any length."""
-        self._progress.send_blob(self._channel(peer), self.signature, step, blob)
+        channel = self.channels[peer] or self.group.connect_one(peer)
+        self._progress.send_blob(channel, self.signature, step, blob)
 
     def receive_blob(self, peer: int, step: int = 0) -> Blob:
         """Receive a payload of any length."""
-        frame = self._progress.receive(self._channel(peer), self.signature, step)
+        channel = self.channels[peer] or self.group.connect_one(peer)
+        frame = self._progress.receive(channel, self.signature, step)
         return Blob(frame.parts, [frame.body], len(frame.body))
 
     def exchange(
@@ -165,7 +170,8 @@ class Call:
 
         ``source_step`` is the step of the message to receive, if it is not ``step``.
         """
-        out, back = self._channel(peer), self._channel(source)
+        out = self.channels[peer] or self.group.connect_one(peer)
+        back = self.channels[source] or self.group.connect_one(source)
         size = len(data)
         source_step = step if source_step is None else source_step
         # A small message fits into the socket's buffer, so sending first cannot block both sides.
@@ -178,7 +184,8 @@ class Call:
 
     def exchange_blob(self, peer: int, blob: Blob, source: int, step: int = 0) -> Blob:
         """`exchange` for payloads of any length."""
-        out, back = self._channel(peer), self._channel(source)
+        out = self.channels[peer] or self.group.connect_one(peer)
+        back = self.channels[source] or self.group.connect_one(source)
         if blob.nbytes <= JOINED_BYTES:
             self._progress.send_blob(out, self.signature, step, blob)
             frame = self._progress.receive(back, self.signature, step)

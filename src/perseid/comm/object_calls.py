@@ -91,7 +91,7 @@ class ObjectCalls(ArrayCalls):
     def bcast(self, value: Any = None, root: int = 0) -> Any:
         """Return the root's object on every rank: ``comm.bcast({"seed": 1}, root=0)``."""
         root = self._root(root)
-        mine = dumps(value) if self.rank == root else None
+        mine = dumps(value) if self._group.rank == root else None
         blob = bcast.blob(self._group.call(FrameKind.BCAST, root), mine, root)
         return value if mine is not None else loads(blob.parts, blob.flat())
 

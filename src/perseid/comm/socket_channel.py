@@ -308,11 +308,11 @@ class SocketChannel(FrameQueue):
         """End the stream in both directions."""
         self.connection.interrupt()
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = False) -> None:
         """End this side of the stream."""
         if not self.closed:
             self.closed = True
-            self.connection.finish()
+            self.connection.finish(wait=wait)
 
     def discard(self) -> None:
         """Close this process' copy."""

@@ -169,7 +169,7 @@ class StoreChannel(FrameQueue):
         """Set a flag that the waiting thread checks between two reads."""
         self._interrupted = True
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = False) -> None:
         """Close, and delete WAITING frames that the peer may never read.
 
         A late peer that needs nothing more from this rank does not read them. Other unread messages

@@ -162,14 +162,14 @@ class TlsConnection:
         """See `SocketConnection`."""
         self._plain.interrupt()
 
-    def finish(self) -> None:
+    def finish(self, *, wait: bool) -> None:
         """Send the TLS close message, then end the plain connection."""
         # The peer may have gone already; then there is nobody to tell.
         with contextlib.suppress(OSError), self._lock:
             if self._flush():
                 self._session.end()
                 self._flush()
-        self._plain.finish()
+        self._plain.finish(wait=wait)
 
     def discard(self) -> None:
         """Close this process' copy of the socket."""

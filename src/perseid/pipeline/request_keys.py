@@ -70,7 +70,7 @@ KEYS: dict[str, Key] = {
         "number",
         "512",
         "rows per model call, at most (1 to 65536). The runtime computes micro-batches "
-        "of 64 rows within it, or of `batch_size` where that is smaller",
+        "of 32 rows within it, or of `batch_size` where that is smaller",
         Flag("--batch-size", "ROWS", "rows per model call, at most"),
     ),
     "object_type": Key(

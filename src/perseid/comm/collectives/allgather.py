@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from perseid.comm.collectives.trees import rounds
 from perseid.comm.group import Call
 from perseid.comm.objects import Blob, bundle, unbundle
 
@@ -18,13 +19,13 @@ one to pass something on, and nothing is bundled."""
 def blobs(call: Call, mine: Blob) -> list[Blob]:
     """All ranks' payloads in rank order, on every rank, in log2(size) rounds (Bruck, 1997)."""
     rank, size = call.rank, call.size
-    jumps = [1 << k for k in range((size - 1).bit_length())]
-    call.need({(rank + sign * jump) % size for jump in jumps for sign in (1, -1)})
+    plan = rounds(rank, size)
+    call.need(plan.near)
     held = [mine]
-    for step, jump in enumerate(jumps):
+    for step, (jump, (after, before)) in enumerate(zip(plan.jumps, plan.peers, strict=True)):
         # If the size is not a power of two, the last round sends only what the peer still lacks.
         part = held[: min(jump, size - jump)]
-        came = call.exchange_blob((rank - jump) % size, bundle(part), (rank + jump) % size, step)
+        came = call.exchange_blob(before, bundle(part), after, step)
         held.extend(unbundle(came.flat()))
     # The list begins with this rank's own payload: rotate it into rank order.
     return [held[(other - rank) % size] for other in range(size)]

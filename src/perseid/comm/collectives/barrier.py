@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perseid.comm.collectives.trees import branch
+from perseid.comm.collectives.trees import branch, rounds
 from perseid.comm.group import Call
 
 _EMPTY = memoryview(bytearray())
@@ -10,14 +10,13 @@ _EMPTY = memoryview(bytearray())
 
 def dissemination(call: Call) -> None:
     """In round k, send to the rank 2**k after this one and receive from the one 2**k before."""
-    rank, size = call.rank, call.size
-    jumps = [1 << k for k in range((size - 1).bit_length())]
-    call.need({(rank + sign * jump) % size for jump in jumps for sign in (1, -1)})
+    plan = rounds(call.rank, call.size)
+    call.need(plan.near)
     # Without the methods of `Call`, which show in the time of a barrier.
     channels, signature, progress = call.channels, call.signature, call.group.progress
-    for step, jump in enumerate(jumps):
-        progress.send(channels[(rank + jump) % size], signature, step, b"")
-        progress.receive_into(channels[(rank - jump) % size], signature, step, _EMPTY)
+    for step, (after, before) in enumerate(plan.peers):
+        progress.send(channels[after], signature, step, b"")
+        progress.receive_into(channels[before], signature, step, _EMPTY)
 
 
 def tree(call: Call) -> None:

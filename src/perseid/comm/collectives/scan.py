@@ -18,7 +18,7 @@ def doubling(port: Port[T], value: T) -> tuple[T, T | None]:
     rank, size = call.rank, call.size
     jumps = [1 << k for k in range((size - 1).bit_length())]
     peers = {rank + sign * jump for jump in jumps for sign in (1, -1)}
-    call.need(peer for peer in peers if 0 <= peer < size)
+    call.need([peer for peer in peers if 0 <= peer < size])
     result, before = port.copy(value), None
     for step, jump in enumerate(jumps):
         lower, higher = rank - jump, rank + jump
@@ -42,7 +42,7 @@ def chain(port: Port[T], value: T) -> tuple[T, T | None]:
     """`doubling` strictly in rank order: each rank waits for the one before it."""
     call = port.call
     rank, size = call.rank, call.size
-    call.need(peer for peer in (rank - 1, rank + 1) if 0 <= peer < size)
+    call.need([peer for peer in (rank - 1, rank + 1) if 0 <= peer < size])
     before = port.receive(rank - 1) if rank else None
     result = port.copy(value)
     if before is not None:

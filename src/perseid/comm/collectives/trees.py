@@ -25,6 +25,26 @@ class Branch(NamedTuple):
     """Ranks of the parent and the children: all that this rank talks to."""
 
 
+class Rounds(NamedTuple):
+    """One rank's rounds in a dissemination."""
+
+    jumps: tuple[int, ...]
+    """Distance between the ranks of each round: powers of two."""
+    peers: tuple[tuple[int, int], ...]
+    """In each round, the rank that far after this one and the rank that far before it."""
+    near: frozenset[int]
+    """All ranks that this rank talks to."""
+
+
+@functools.lru_cache(maxsize=4096)
+def rounds(rank: int, size: int) -> Rounds:
+    """The rounds in which a rank of ``size`` ranks hears of all others, directly or through
+    others."""
+    jumps = tuple(1 << k for k in range((size - 1).bit_length()))
+    peers = tuple(((rank + jump) % size, (rank - jump) % size) for jump in jumps)
+    return Rounds(jumps, peers, frozenset(peer for pair in peers for peer in pair))
+
+
 # Cached, since a program calls its collectives with the same few roots again and again.
 @functools.lru_cache(maxsize=4096)
 def branch(rank: int, size: int, root: int) -> Branch:

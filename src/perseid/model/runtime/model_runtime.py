@@ -139,11 +139,11 @@ class ModelRuntime:
         with on_disk(int8_url(url) if small else url) as files, ThreadPoolExecutor(1) as beside:
             versions, name = files.versions(), files.name
             # Both take as long as the file is large, and hashing does not hold the interpreter.
-            digest = beside.submit(files.digest)
+            digest = _begin(beside, files.digest)
             session = open_session(
                 str(files.path), name, threads or usable_threads(), micro_batch, device
             )
-            identity = identity_of(url, precision, digest.result())
+            identity = identity_of(url, precision, digest())
             # The hashed file and the one that onnxruntime loaded must be the same, even if it was
             # replaced meanwhile.
             _same(files, versions)
@@ -363,6 +363,15 @@ def check_provider(device: str) -> str:
 def _reason(error: Exception) -> str:
     """Onnxruntime's message, on one line and shortened."""
     return " ".join(str(error).split())[:300]
+
+
+def _begin(pool: ThreadPoolExecutor, call: Callable[[], str]) -> Callable[[], str]:
+    """Begin a call on the pool's thread, or leave it for when its result is asked for if no thread
+    can be started: then memory is short, and whoever needs it says so."""
+    try:
+        return pool.submit(call).result
+    except RuntimeError:
+        return call
 
 
 def _same(files: ModelFiles, versions: Versions, digest: str = "") -> None:

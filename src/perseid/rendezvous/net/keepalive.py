@@ -53,12 +53,22 @@ def end_unanswered(sock: socket.socket, seconds: float) -> None:
 
 def unanswered_for(sock: socket.socket) -> float:
     """Seconds since the peer's kernel answered last, if data is in flight to it; otherwise 0."""
+    # With nothing in flight the peer owes no answer, however long ago its last one was.
+    return _tcp_info(sock, _LAST_ANSWER) / 1000 if in_flight(sock) else 0.0
+
+
+def in_flight(sock: socket.socket) -> int:
+    """Number of segments that were sent and that the peer's kernel has not acknowledged; 0 if the
+    system does not tell."""
+    return _tcp_info(sock, _UNACKED)
+
+
+def _tcp_info(sock: socket.socket, offset: int) -> int:
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
     except OSError:
-        return 0.0
-    # With nothing in flight the peer owes no answer, however long ago its last one was.
-    if len(info) < _LAST_ANSWER + 4 or not struct.unpack_from("=I", info, _UNACKED)[0]:
-        return 0.0
-    milliseconds: int = struct.unpack_from("=I", info, _LAST_ANSWER)[0]
-    return milliseconds / 1000
+        return 0
+    if len(info) < offset + 4:
+        return 0
+    found: int = struct.unpack_from("=I", info, offset)[0]
+    return found
