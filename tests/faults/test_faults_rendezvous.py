@@ -125,8 +125,8 @@ def test_a_silent_and_a_slow_client_do_not_hold_up_others(server):
             time.sleep(0.9)
         slow.sock.close()
         assert closed is not None
-        assert 4 < closed < 9, "the time for a hello is 5 s"
-        silent.settimeout(5)
+        assert 8 < closed < 15, "the time for a hello is 10 s"
+        silent.settimeout(10)
         assert silent.recv(1) == b""
 
 
@@ -153,7 +153,7 @@ GARBAGE = {
 @pytest.mark.parametrize("name", GARBAGE)
 def test_nonsense_is_closed_and_others_are_served(server, name):
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
-        sock.settimeout(8)
+        sock.settimeout(30)
         with contextlib.suppress(ConnectionError):
             sock.sendall(GARBAGE[name])
         serves(server)

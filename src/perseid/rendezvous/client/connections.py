@@ -25,8 +25,8 @@ from perseid.rendezvous.protocol.wire import MAX_SERVER_FRAME, Address, FrameRea
 
 RELAY_SECONDS = 15.0
 """Time for both ends to connect to the relay."""
-GOODBYE_SECONDS = 1.0
-"""Longest wait until the server has read the last frames."""
+GOODBYE_SECONDS = 5.0
+"""Longest wait until the server has read the last frames, which the network may lose at first."""
 OTHER_FAMILY_SECONDS = 0.3
 """Time for the server to answer in the other address family. A name may have an IPv6 address that
 the network cannot reach."""

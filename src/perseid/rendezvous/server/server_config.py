@@ -37,8 +37,9 @@ class Config:
     """Bytes per second over all relayed pairs; 0: unlimited."""
     relay_pairs: int = 10_000
     """Most relayed pairs at once; each takes two descriptors."""
-    hello_seconds: float = 5.0
-    """Time from accepting a connection to the end of its handshake."""
+    hello_seconds: float = 10.0
+    """Time from accepting a connection to the end of its handshake. After a lost SYN, a system
+    repeats lost data after 3 s, then after another 6 s (RFC 6298, section 5.7)."""
     waiting_seconds: float = 900.0
     """Longest wait of a TCPunch client for its partner: the longest life of a Lambda function."""
     relay_wait_seconds: float = 15.0
