@@ -109,6 +109,8 @@ class Inference:
                         result = self._finished(part)
                         if result is not None:
                             yield result
+                        # Not beside the next partition's, which are as large.
+                        part = result = None
                     case Failed():
                         self.failed.append({"key": step.ref.key, "error": step.error})
             self._clock.add("fetch", feed.spans)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from perseid.errors import BadModelError, NotFoundError
 from perseid.jsontext import json_bytes, parse_json
-from perseid.linux import map_large_blocks
+from perseid.linux import map_large_blocks, no_room_for_a_thread
 from perseid.model.identity import CPU
 from perseid.pipeline import layout
 from perseid.pipeline.environment import RankEnvironment
@@ -79,13 +79,22 @@ def work(
         The model cannot be loaded, or is not the one that the run began with.
     BadInputError
         The model has no features of the kind that the item scores by.
+    MemoryError
+        The process may not take as much memory as it needs.
     """
     map_large_blocks()
     storage = storage or Storage(item.results_url)
     tell = report or _silent
     tell(RankEvent(item.rank, RankState.RUNNING, attempt))
     with temporary_folder(f"rank {item.rank}", keep_dir) as folder:
-        record, newest = _infer(item, storage, runtime, attempt, tell, cold, init_seconds, folder)
+        try:
+            record, newest = _infer(
+                item, storage, runtime, attempt, tell, cold, init_seconds, folder
+            )
+        except RuntimeError as error:
+            if no_room_for_a_thread(error):
+                raise MemoryError(str(error)) from error
+            raise
         runtime = None  # free the model's memory while ranks wait for each other
         settings = None if defer_merge else JoinSettings.of_item(item)
         if settings is not None and newest:
@@ -190,6 +199,7 @@ def _predict(
     with RankFiles(folder, inference.stamp) as files:
         for result in inference.results(progress):
             files.add(result)
+            del result  # its arrays are not needed beside the next partition's
     return inference, files
 
 

@@ -40,12 +40,14 @@ class Moments:
         if array.ndim != 2:
             raise BadInputError(f"features must be (n, d), not {array.shape}")
         good = np.isfinite(array).all(axis=1)
-        rows = np.asarray(array[good if keep is None else good & keep], np.float64)
+        chosen = good if keep is None else good & keep
+        # One copy in float64 and no other, since these are the largest arrays of a worker.
+        rows = np.array(array if chosen.all() else array[chosen], np.float64, order="C")
         if not len(rows):
             return cls.empty(array.shape[1])
         mean = rows.mean(axis=0)
-        centered = rows - mean
-        return cls(len(rows), mean, fixed_order.gram(centered))
+        rows -= mean
+        return cls(len(rows), mean, fixed_order.gram(rows))
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both sets of rows; raises `BadInputError` if the widths differ."""
