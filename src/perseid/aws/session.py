@@ -79,7 +79,7 @@ class Aws:
         """The account's twelve-digit number."""
         return str(self.caller_identity()["Account"])
 
-    def caller_identity(self) -> Mapping[str, Any]:
+    def caller_identity(self) -> Mapping[str, str]:
         """STS' answer to whose credentials these are.
 
         Raises
@@ -89,7 +89,7 @@ class Aws:
         """
         try:
             with aws_errors():
-                return cast(Mapping[str, Any], self.client("sts").get_caller_identity())
+                return cast(Mapping[str, str], self.client("sts").get_caller_identity())
         except AwsError as error:
             # A region that is not enabled knows no credentials of the account.
             if error_code(error) in _INVALID_TOKEN and self.region not in EVERYWHERE:

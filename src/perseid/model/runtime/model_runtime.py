@@ -224,7 +224,7 @@ class ModelRuntime:
         wide = {c.column: (rows, *((c.width,) if c.width else ())) for _, c in self._ports.columns}
         return images, None, {name: random.random(shape) for name, shape in wide.items()}
 
-    def _begin(self, feed: dict[str, Any]) -> Callable[[], Any]:
+    def _begin(self, feed: Mapping[str, NDArray[Any]]) -> Callable[[], Any]:
         """Compute one micro-batch; a session on a GPU only begins, and the returned function
         waits."""
         names = [name for name, _ in self._ports.outputs]
