@@ -13,6 +13,8 @@ from perseid.errors import NotInstalledError
 
 _NO_ROOM = ("failed to map segment", "cannot allocate memory", "no memory")
 """How the loader of shared libraries says that it got no memory (glibc, musl)."""
+_NO_THREAD = "start new thread"
+"""Part of what Python says if a thread cannot be started."""
 _LIMITS = {
     errno.ENOMEM: "there is too little memory",
     errno.EAGAIN: "no more processes or threads can be started",
@@ -61,7 +63,7 @@ def limit_reached(error: BaseException) -> str | None:
         return f"{_LIMITS[error.errno]}: raise the limit (`ulimit {option}`)"
     # Rust's libraries raise a class of their own, which is not an Exception.
     panic = type(error).__name__ == "PanicException" and "thread" in str(error)
-    if "start new thread" in str(error) or panic:
+    if _NO_THREAD in str(error) or panic:
         return f"{_LIMITS[errno.EAGAIN]}{_allowed()}: raise the limit (`ulimit -v, ulimit -u`)"
     return None
 
@@ -76,11 +78,23 @@ def _load_failure(error: ImportError | SyntaxError) -> str:
     return f"a library that is installed cannot be loaded{_allowed()}: {reason}; install it again"
 
 
+def no_room_for_a_thread(error: RuntimeError) -> bool:
+    """Whether Python could not start a thread because the address space is limited: its stack had
+    no room in it. Python gives the same error for too many threads."""
+    return _NO_THREAD in str(error) and _address_space() is not None
+
+
 def _allowed() -> str:
+    limit = _address_space()
+    return "" if limit is None else f" (`ulimit -v` allows {limit / 1e6:,.0f} MB)"
+
+
+def _address_space() -> int | None:
+    """Largest address space of this process, in bytes; None if it is not limited."""
     with suppress(ImportError):  # other systems have no such limits
         import resource
 
         soft, _ = resource.getrlimit(resource.RLIMIT_AS)
         if soft != resource.RLIM_INFINITY:
-            return f" (`ulimit -v` allows {soft / 1e6:,.0f} MB)"
-    return ""
+            return soft
+    return None

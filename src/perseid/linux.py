@@ -22,17 +22,6 @@ def need_linux(what: str) -> None:
         )
 
 
-def no_room_for_a_thread(error: RuntimeError) -> bool:
-    """Whether Python could not start a thread because the address space is limited: its stack had
-    no room in it. Python gives the same error for too many threads."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return False
-    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
-    return limited and "start new thread" in str(error)
-
-
 _MMAP_THRESHOLD = -3
 """``M_MMAP_THRESHOLD`` of glibc's ``malloc.h``."""
 _MAPPED_BYTES = 1 << 20

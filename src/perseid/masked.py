@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 
 def is_masked_array(array: object) -> bool:
-    """As `numpy.ma.isMaskedArray`."""
+    """Whether an array can have missing values, which a plain one cannot."""
     return array is not None and type(array) is not np.ndarray and np.ma.isMaskedArray(array)
 
 
 def has_missing(array: object) -> bool:
-    """As `numpy.ma.is_masked`: whether a value is missing."""
+    """Whether at least one value of an array is missing."""
     return is_masked_array(array) and bool(np.ma.is_masked(array))
 
 
 def values_of(array: NDArray[Any]) -> NDArray[Any]:
-    """As `numpy.ma.getdata`: all values, whatever stands where they are missing."""
+    """All values of an array; where one is missing, whatever lies in its place."""
     return np.ma.getdata(array) if is_masked_array(array) else array

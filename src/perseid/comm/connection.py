@@ -108,7 +108,8 @@ class SocketConnection:
     pending = False
 
     __slots__ = (
-        "_link_timeout", "_recvmsg_into", "_sendmsg", "_sock", "receive", "send", "transport",
+        "_link_timeout", "_recvmsg_into", "_sendmsg", "_sock", "_within_one_host", "receive",
+        "send", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -122,9 +123,12 @@ class SocketConnection:
         timeval = struct.pack("@ll", int(seconds), int(fraction * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
         watch_link(sock, link_timeout)
+        self._within_one_host = True
+        """Whether no network lies between, which alone loses packets."""
         with contextlib.suppress(OSError):  # a socket pair has no such option
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if _CONGESTION and sock.getsockname()[0] == sock.getpeername()[0]:
+            self._within_one_host = sock.getsockname()[0] == sock.getpeername()[0]
+            if _CONGESTION and self._within_one_host:
                 sock.setsockopt(socket.IPPROTO_TCP, _CONGESTION, LOCAL_CONGESTION)
         self.transport = transport
         self._sock = sock
@@ -174,7 +178,7 @@ class SocketConnection:
             # The peer reads up to the end of our stream; what it sent meanwhile is discarded here.
             self._sock.shutdown(socket.SHUT_WR)
             self._discard_arrived()
-            if wait and not self._is_within_one_host():
+            if wait and not self._within_one_host:
                 self._await_acknowledgment()
         self._sock.close()
 
@@ -185,11 +189,6 @@ class SocketConnection:
             for _ in range(64):
                 if not self._sock.recv_into(rest, 0, DONTWAIT):
                     break
-
-    def _is_within_one_host(self) -> bool:
-        """Whether no network lies between, which alone loses packets."""
-        mine, theirs = self._sock.getsockname(), self._sock.getpeername()
-        return bool(mine[:1] == theirs[:1])  # a socket pair's names are empty
 
     def _await_acknowledgment(self) -> None:
         # Nothing is in flight to a peer that does not read: that one is not waited for.

@@ -138,8 +138,9 @@ class ProgressEngine:
         loop.check_host(channel)
         late = checks * engine.poll_seconds
         loop.check_time(late, [channel.rank], f"did not come to {pending.call}")
-        if (frame := loop.waiting_frame(pending.signature, checks)) is not None:
-            channel.send_control(frame)
+        call = pending.signature
+        if (waiting := loop.waiting(call, checks)) is not None:
+            channel.send_control(header(waiting, 0, 0, len(call)) + call)
         # News of a failure may come on a connection that this call does not wait for, or on one
         # that a peer has only just opened.
         engine.adopt_incoming()

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from perseid.comm.call_guard import Turn
 from perseid.comm.channel import Channel, ChannelEndedError, ChannelError, PendingReceive
 from perseid.comm.connection_pool import ConnectionPool
-from perseid.comm.frames import HEADER_BYTES, SIGNATURE_BYTES, Frame
+from perseid.comm.frames import Frame
 from perseid.comm.helper_thread import HelperThread, Operation
 from perseid.comm.lane import AnyLane, PeerLane, Receive, Send
 from perseid.comm.lane_poller import Event, LanePoller
@@ -340,10 +340,9 @@ class SharedProgress:
                 self._tell_waiting(operation, checks)
 
     def _tell_waiting(self, want: Receive, checks: int) -> None:
-        frame = self._loop.waiting_frame(want.signature, checks)
-        if frame is not None:
-            signature, body = frame[:SIGNATURE_BYTES], frame[HEADER_BYTES:]
-            self.start_send(want.ranks[0], signature, 0, Blob(0, [body], len(body)))
+        call = want.signature
+        if (waiting := self._loop.waiting(call, checks)) is not None:
+            self.start_send(want.ranks[0], waiting, 0, Blob(0, [call], len(call)))
 
     # --- while no thread waits ---------------------------------------------------------------
 

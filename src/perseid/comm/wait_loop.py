@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from perseid.comm.channel import Channel, ChannelEndedError
 from perseid.comm.connection_pool import ConnectionPool
-from perseid.comm.frames import FrameKind, Signature, header
+from perseid.comm.frames import FrameKind, Signature
 from perseid.errors import RendezvousTimeoutError
 
 
@@ -83,18 +83,19 @@ class WaitLoop:
         """What is wrong if a peer does not take a message."""
         return f"did not take what rank {self._engine.rank} sent"
 
-    def waiting_frame(self, signature: bytes, checks: int) -> bytes | None:
-        """The frame that tells a peer which call this rank waits in; None if it is not time for it.
+    def waiting(self, signature: bytes, checks: int) -> bytes | None:
+        """The signature of a frame that tells a peer which call this rank waits in; None if it is
+        not time for it.
 
-        The peer compares it with its own calls, and both find out if they disagree.
+        Its body is the signature of that call. The peer compares it with its own calls, and both
+        find out if they disagree.
         """
         call = Signature.unpack(signature)
         # At checks 1, 2, 4, 8, …: soon enough to find a mismatch, rarely enough not to flood a peer
         # that only computes. A plain receive cannot mismatch: its sender may still come.
         if call.kind == FrameKind.POINT or checks & (checks - 1):
             return None
-        waiting = Signature(FrameKind.WAITING, call.comm, self._engine.generation).pack()
-        return header(waiting, 0, 0, len(signature)) + signature
+        return Signature(FrameKind.WAITING, call.comm, self._engine.generation).pack()
 
 
 class Watch:

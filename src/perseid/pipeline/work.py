@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from perseid.errors import BadModelError, NotFoundError
 from perseid.jsontext import json_bytes, parse_json
-from perseid.linux import map_large_blocks, no_room_for_a_thread
+from perseid.libraries import no_room_for_a_thread
+from perseid.linux import map_large_blocks
 from perseid.model.identity import CPU
 from perseid.pipeline import layout
 from perseid.pipeline.environment import RankEnvironment

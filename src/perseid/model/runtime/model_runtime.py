@@ -139,7 +139,7 @@ class ModelRuntime:
         with on_disk(int8_url(url) if small else url) as files, ThreadPoolExecutor(1) as beside:
             versions, name = files.versions(), files.name
             # Both take as long as the file is large, and hashing does not hold the interpreter.
-            digest = _begin(beside, files.digest)
+            digest = _call_beside(beside, files.digest)
             session = open_session(
                 str(files.path), name, threads or usable_threads(), micro_batch, device
             )
@@ -365,7 +365,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _begin(pool: ThreadPoolExecutor, call: Callable[[], str]) -> Callable[[], str]:
+def _call_beside(pool: ThreadPoolExecutor, call: Callable[[], str]) -> Callable[[], str]:
     """Begin a call on the pool's thread, or leave it for when its result is asked for if no thread
     can be started: then memory is short, and whoever needs it says so."""
     try:
