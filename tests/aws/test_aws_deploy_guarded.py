@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from botocore.exceptions import ClientError
+from small_stack import TEMPLATE
 
-from perseid.aws import stack, stack_events
+from perseid.aws import stack
 from perseid.aws.deploy.deployment import ensure_bucket, tell_foreign_keys
 from perseid.aws.deploy.prerequisites import check_log_groups
 from perseid.aws.deploy.tags import tag_values
 from perseid.aws.deploy.template import Options
-from perseid.aws.session import Aws
 from perseid.errors import AwsError, BadInputError
-
-BODY = json.dumps({
-    "Description": "perseid - of a test",
-    "Parameters": {"Days": {"Type": "Number"}},
-    "Resources": {"Logs": {"Type": "AWS::Logs::LogGroup",
-                           "Properties": {"RetentionInDays": {"Ref": "Days"}}}},
-})  # fmt: skip
-
-
-@pytest.fixture
-def aws(ministack, monkeypatch):
-    monkeypatch.setattr(stack_events, "POLL_SECONDS", 0.1)
-    return Aws()
 
 
 def test_a_log_group_that_is_there_before_its_stack_is_named(aws):
@@ -40,7 +25,9 @@ def test_a_log_group_that_is_there_before_its_stack_is_named(aws):
 def test_tags_are_set_and_stay(aws):
     def put(days, tags):
         values = {"Days": str(days)}
-        return stack.change(aws, "tagged", BODY, values, lambda event: None, lambda _: True, tags)
+        return stack.change(
+            aws, "tagged", TEMPLATE, values, lambda event: None, lambda _: True, tags
+        )
 
     assert put(7, tag_values(("Project=a=b", "Owner=me")))
     assert put(14, {"Owner": "you"})

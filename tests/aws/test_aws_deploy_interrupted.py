@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from botocore.exceptions import EndpointConnectionError
+from small_stack import TEMPLATE
 
 from perseid.aws import stack, stack_events
 from perseid.aws.deploy.deployment import ensure_bucket
-from perseid.aws.session import Aws
 from perseid.errors import AwsError, RunInterruptedError
-
-BODY = json.dumps({
-    "Description": "perseid - of a test",
-    "Parameters": {"Days": {"Type": "Number"}},
-    "Resources": {"Logs": {"Type": "AWS::Logs::LogGroup",
-                           "Properties": {"RetentionInDays": {"Ref": "Days"}}}},
-})  # fmt: skip
-
-
-@pytest.fixture
-def aws(ministack, monkeypatch):
-    monkeypatch.setattr(stack_events, "POLL_SECONDS", 0.1)
-    return Aws()
 
 
 def put(aws, name, days=7, tell=lambda event: None, confirm=lambda changes: True):
-    return stack.change(aws, name, BODY, {"Days": str(days)}, tell, confirm)
+    return stack.change(aws, name, TEMPLATE, {"Days": str(days)}, tell, confirm)
 
 
 def interrupt(*_):

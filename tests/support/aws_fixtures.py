@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from double import PYTHON, Double, Stack, deployed, variables
 
+from perseid.aws import stack_events
 from perseid.aws.deploy.packaging import Package, build
 from perseid.aws.deploy.wheels import Target
+from perseid.aws.session import Aws
 from perseid.storage import Storage
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.reader import write_cutouts
@@ -28,6 +30,13 @@ def ministack() -> Iterator[Double]:
     """A running ministack; this process' AWS variables point to it."""
     with doubles.running() as server, variables(server.env):
         yield server
+
+
+@pytest.fixture
+def aws(ministack: Double, monkeypatch: pytest.MonkeyPatch) -> Aws:
+    """A session with ministack that looks at stacks ten times a second."""
+    monkeypatch.setattr(stack_events, "POLL_SECONDS", 0.1)
+    return Aws()
 
 
 @pytest.fixture(scope="session")
