@@ -16,6 +16,7 @@ import double
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".venv-ministack"
+PROGRAM = Path(__file__).with_name("ministack_program.py")
 REQUIREMENTS = ("ministack==1.5.33", "boto3==1.43.106", "awslambdaric==4.2.2")
 """ministack pins botocore, so it does not fit beside ours; functions see boto3 as on Lambda."""
 
@@ -44,7 +45,7 @@ def running(**settings: str) -> Iterator[double.Double]:
     env = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "MINISTACK_REGION": double.REGION}
     env |= {"SFN_WAIT_SCALE": "0.05", "LOG_LEVEL": "WARNING"}
     env |= {"LAMBDA_ACCOUNT_CONCURRENCY": "0", "PYTHONDONTWRITEBYTECODE": "1", **settings}
-    command = [python(), "-m", "ministack.app"]
+    command = [python(), "-P", PROGRAM]  # beside it lies this module of the same name
     with double.running(command, port, env, "/_ministack/health", 30) as server:
         yield server
 
