@@ -244,7 +244,5 @@ def test_a_url_given_as_rendezvous_is_refused_in_one_sentence():
 
     with EmbeddedServer() as server:
         for url in (f"tcp://{server.address}", f"https://{server.address}/"):
-            began = time.monotonic()
             with pytest.raises(BadInputError, match="is a URL, but a rendezvous"):
                 Communicator.join("job", 0, 2, url)
-            assert time.monotonic() - began < 5

@@ -6,7 +6,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -401,11 +400,10 @@ def test_slow_storage(s3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.setenv("AWS_ENDPOINT_URL", flaky.endpoint)
         record = work(items[-1])
         assert record.s3["min_time"] >= 0.1
-        before, began = sum(flaky.seen.values()), time.monotonic()
+        before, flaky.most_at_once = sum(flaky.seen.values()), 0
         assert summarize(Storage(f"{url}/run"))["status"] == "complete"
-        took, requests = time.monotonic() - began, sum(flaky.seen.values()) - before
-    assert requests >= 3 * 16
-    assert took < 0.1 * requests / 2
+    assert sum(flaky.seen.values()) - before >= 3 * 16
+    assert flaky.most_at_once >= 4
 
 
 @pytest.mark.s3

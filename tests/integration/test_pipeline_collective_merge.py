@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -135,9 +134,7 @@ def test_no_scores_asked_for(survey, tmp_path, address):
 
 def test_a_rank_that_does_not_come(survey, tmp_path, address, by_store):
     items, storage = begin(survey, tmp_path / "run", 4)
-    began = time.monotonic()
     changes = all_meet(items[:3], storage, address, deadline=1.0)
-    assert time.monotonic() - began < 10
     assert {change.transport for change in changes} == {"store"}
     assert "1 of 4 ranks" in changes[0].transport_note
     summary = summarize(storage)

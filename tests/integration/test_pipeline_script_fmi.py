@@ -226,7 +226,6 @@ def test_a_rank_of_a_talking_script_that_fails(tmp_path: Path, name: str, when: 
     else:
         assert "out of luck" in result.mapped.failures[1]
         assert "rank 1, which it talks to, failed" in result.mapped.failures[0]
-    assert result.mapped.wall_seconds < 100
 
 
 PROGRAM = """

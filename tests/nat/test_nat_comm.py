@@ -105,7 +105,7 @@ def test_a_relay_that_is_limited_is_slow_and_right(lab, tmp_path):
     answers = join_all(net, sites, tmp_path, "--relay-rate", "1", size=size)
     assert [answer["routes"] for answer in answers] == [{"1": "relay"}, {"0": "relay"}]
     took = max(answer["seconds"] for answer in answers)
-    assert 2 * size / rate * 0.6 < took < 2 * size / rate * 3
+    assert took > 2 * size / rate * 0.6
 
 
 # Nothing but the link's time-out can end these runs: no silence and no slow call counts.

@@ -28,12 +28,19 @@ class Flaky:
     rewrite: tuple[bytes, bytes] = (b"", b"")
     """Put the second in place of the first in every answer."""
     seen: Counter[tuple[str, str]] = field(default_factory=Counter)
+    at_once: int = 0
+    most_at_once: int = 0
     refused: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def admits(self, method: str, path: str) -> bool:
-        """Count a request; whether it goes through."""
+        """Delay and count a request; whether it goes through."""
         with self.lock:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        time.sleep(self.delay)
+        with self.lock:
+            self.at_once -= 1
             self.seen[method, path] += 1
             if self.seen[method, path] > self.refuse:
                 return True
@@ -52,7 +59,6 @@ def flaky_proxy(upstream: str, **how: Any) -> Iterator[Flaky]:
 
         def forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            time.sleep(flaky.delay)
             if not flaky.admits(self.command, self.path.split("?")[0]):
                 self.answer(flaky.status, [], b"<Error><Code>SlowDown</Code></Error>")
                 return
