@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import IO, Self
 
 DRAIN_SECONDS = 2.0
@@ -79,12 +78,7 @@ class RanksOutput:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._deadline = time.monotonic() + DRAIN_SECONDS
         # Longer than the deadline that the thread itself keeps, so that it normally ends by itself.
         self._thread.join(2 * DRAIN_SECONDS)

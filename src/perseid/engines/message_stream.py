@@ -6,7 +6,6 @@ The end of the stream means that the other side has ended.
 from __future__ import annotations
 
 import socket
-from types import TracebackType
 from typing import Self
 
 from perseid.engines.worker_messages import Message, from_text, to_text
@@ -71,12 +70,7 @@ class MessageStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _read(self) -> bool:

@@ -8,7 +8,6 @@ import socket
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from perseid.errors import AlreadyExistsError, NotFoundError, RunError, StorageError
@@ -77,12 +76,7 @@ class Owner:
                 return self
         raise RunError(f"several processes try to work on {self._store.where()} at once: try again")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         try:
             self._store.delete([layout.DRIVER])
         except StorageError:

@@ -6,7 +6,6 @@ import re
 import socket
 import threading
 import time
-from types import TracebackType
 from typing import Any, Self
 
 from perseid.errors import BadInputError, PerseidError
@@ -110,12 +109,7 @@ class ExploreServer:
             time.sleep(0.01)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.close()  # ends the streams of events, for which the server would wait
         self._server.should_exit = True
         self._thread.join(STOP_SECONDS)

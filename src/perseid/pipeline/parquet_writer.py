@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from perseid.errors import BadInputError
@@ -113,12 +112,7 @@ class ParquetWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         # After an exception the table gets no footer, so that no reader takes it for
         # whole.
         if kind is None:

@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from types import TracebackType
 from typing import Any
 
 from perseid.engines.attached import AttachedRun
@@ -135,12 +134,7 @@ class DaskRun(AttachedRun):
             stopped=stopped and bool(missing),
         )
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop the tasks that still run, since the futures end with this process."""
         with self._resources:
             if not self.ended:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-from types import TracebackType
 from typing import Self
 
 from perseid.engines.log_lines import attempts_in
@@ -63,12 +62,7 @@ class RankLogs:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._queue.put(None)
         # Bounded, so that a store which hangs does not hold up the end of a run.
         self._thread.join(self._flush_seconds)

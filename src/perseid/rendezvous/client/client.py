@@ -143,7 +143,7 @@ class Client(Membership):
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # --- state -----------------------------------------------------------------------

@@ -54,7 +54,7 @@ class EmbeddedServer:
             raise self._failure
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(START_SECONDS)
