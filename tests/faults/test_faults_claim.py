@@ -176,7 +176,7 @@ def test_a_run_that_cannot_start_leaves_the_former_one(done: Path, what: str, ca
 
 
 def test_only_what_the_former_run_wrote_is_removed(done: Path):
-    kept = ["notes.txt", "99.json", "ranks/7/mine.npz", "logs/9.log", "logs/mine.txt"]
+    kept = ["notes.txt", "99.json", "ranks/7/mine.npz", "logs/9.log", "logs/mine.log"]
     for name in kept:
         (done / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (done / "run" / name).write_text("mine")
@@ -216,6 +216,9 @@ def test_a_former_runs_catalogue_is_not_that_of_the_run_that_replaces_it(done: P
     manifest = json.loads(store.get(layout.MANIFEST))
     assert len(perseid.open_run(str(done / "run")).catalogue()) == 20
     store.put(layout.MANIFEST, json.dumps({**manifest, "run_id": "20261126T000000Z-0"}).encode())
+    status = perseid.open_run(str(done / "run")).status()
+    assert (status.state, status.done) == ("not ended", 0)
+    assert not any(rank.done for rank in perseid.open_run(str(done / "run")).ranks)
     with pytest.raises(NotFoundError, match=f"is of the former run {manifest['run_id']}"):
         perseid.open_run(str(done / "run")).catalogue()
     for words in (["catalogue", "--to", str(done / "out.csv")], ["similar", "--id", "1"]):

@@ -1,7 +1,11 @@
-"""A run that replaces another one and is killed before each single change that it makes."""
+"""A run that replaces another one and is killed before each single change that it makes.
+
+The two runs have different models and surveys, so that a mixture of both would be seen.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tiny import tiny_model, tiny_survey
+from tiny import WEIGHTS, tiny_model, tiny_survey
 
 import perseid
 from perseid.pipeline.manifest import Manifest
@@ -29,9 +33,11 @@ class Replacement:
 
     folder: Path
     place: str
+    answers: dict[str, list[float]]
+    """The predictions of the former and of the new run."""
 
-    def words(self, *more: str) -> list[str]:
-        model, data = self.folder / "m.onnx", self.folder / "data"
+    def words(self, run: str, *more: str) -> list[str]:
+        model, data = self.folder / f"{run}.onnx", self.folder / run
         return ["run", "--data", str(data), "--model", str(model), "--out", self.place,
                 "--workers", "1", "--quiet", *more]  # fmt: skip
 
@@ -54,6 +60,10 @@ class Replacement:
         store = Storage(self.place)
         return {info.key: store.get(info.key) for info in store.list()}
 
+    def redshifts(self) -> list[float]:
+        """The predictions in the catalogue that is there."""
+        return perseid.open_run(self.place).catalogue().to_pandas()["z_pred"].tolist()
+
     def put_back(self, objects: dict[str, bytes]) -> None:
         """Make the place what it was."""
         store = Storage(self.place)
@@ -70,19 +80,26 @@ class Replacement:
         there = Manifest.load(store).run_id
         status = self.call("status", self.place)
         assert "Traceback" not in status.stderr
+        records = {
+            rank.rank: json.loads(store.get(f"{rank.rank}.json"))["run_id"]
+            for rank in perseid.open_run(self.place).ranks if rank.done
+        }  # fmt: skip
+        assert set(records.values()) <= {there}
         if there == run_id:
             now = self.objects()
             assert {key for key in former if now.get(key) != former[key]} <= {"driver.json"}
             assert status.returncode == 0, status
             return "former run whole"
-        if status.returncode == 0 and "complete" in status.stdout:
-            whole = perseid.open_run(self.place).catalogue()
-            assert len(whole) == 20
+        ended = status.returncode == 0 and "complete" in status.stdout
+        if ended:
+            assert self.redshifts() == self.answers["new"]
+        else:
+            assert f"{len(records)} of 2 ranks have a record" in status.stdout
         done = self.call("resume", self.place, "--workers", "1", "--quiet")
         assert (done.returncode, "Traceback" in done.stderr) == (0, False), done
         run = perseid.open_run(self.place)
         assert (run.summary["status"], run.summary["run_id"]) == ("complete", there)
-        assert len(run.catalogue()) == 20
+        assert self.redshifts() == self.answers["new"]
         left = set(self.objects()) - set(former)
         assert left <= {"driver.json"}, "nothing of an interrupted step stays"
         return "new run, resumed to complete"
@@ -90,18 +107,24 @@ class Replacement:
 
 @pytest.fixture(params=["disk", "s3"])
 def replacement(request: pytest.FixtureRequest, tmp_path: Path) -> Replacement:
-    tiny_survey(tmp_path / "data", rows=20, per_partition=10)
-    tiny_model(tmp_path / "m.onnx")
+    """A complete run in its place; what is to replace it was computed elsewhere before."""
+    for number, run in enumerate(("former", "new"), start=1):
+        tiny_survey(tmp_path / run, rows=20, per_partition=10, seed=number)
+        tiny_model(tmp_path / f"{run}.onnx", weights=WEIGHTS * number)
     bucket = "" if request.param == "disk" else request.getfixturevalue("s3").bucket()
-    made = Replacement(tmp_path, f"{bucket}/run" if bucket else str(tmp_path / "run"))
-    done = made.call(*made.words())
-    assert done.returncode == 0, done
+    place = f"{bucket}/run" if bucket else str(tmp_path / "run")
+    made = Replacement(tmp_path, place, {})
+    for run in ("new", "former"):
+        done = made.call(*made.words(run, "--replace"))
+        assert done.returncode == 0, done
+        made.answers[run] = made.redshifts()
+    assert not set(made.answers["new"]) & set(made.answers["former"])
     return made
 
 
 def killed_at(made: Replacement, number: int, former: dict[str, bytes], run_id: str) -> str | None:
     """Outcome of a kill before the change of this number; None if there are fewer changes."""
-    done = made.call(*made.words("--replace"), kill_at=number)
+    done = made.call(*made.words("new", "--replace"), kill_at=number)
     if done.returncode == 0:
         return None
     assert done.returncode == -signal.SIGKILL, done

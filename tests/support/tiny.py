@@ -20,9 +20,12 @@ WEIGHTS = np.array([0.11, -0.07, 0.05, -0.03, 0.02], np.float32)
 """The tiny model: redshift is magnitudes times these, plus a little of the mean pixel."""
 
 
-def tiny_model(path: Path, *, bands: int = 5, side: int = SIDE, groups: bool = True) -> Path:
+def tiny_model(
+    path: Path, *, bands: int = 5, side: int = SIDE, groups: bool = True,
+    weights: np.ndarray = WEIGHTS,
+) -> Path:  # fmt: skip
     """Write a model whose answers `tiny_redshift` repeats; features are plain statistics."""
-    weights = numpy_helper.from_array(np.resize(WEIGHTS, bands).reshape(bands, 1), "weights")
+    column = numpy_helper.from_array(np.resize(weights, bands).reshape(bands, 1), "weights")
     share = numpy_helper.from_array(np.float32(0.01), "share")
     axes = numpy_helper.from_array(np.array([2, 3], np.int64), "axes")
     every = numpy_helper.from_array(np.array([1, 2, 3], np.int64), "every")
@@ -54,7 +57,7 @@ def tiny_model(path: Path, *, bands: int = 5, side: int = SIDE, groups: bool = T
             helper.make_tensor_value_info("magnitude", TensorProto.FLOAT, ["n", bands]),
         ],
         outputs,
-        [weights, share, axes, every, one],
+        [column, share, axes, every, one],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     signature = ModelSignature(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -71,9 +72,14 @@ def test_what_is_whole_is_taken(run: Storage) -> None:
         ({"partitions": []}, "does not account for each of its partitions once"),
         ({"partitions": [{"key": "1.pt", "rows": 2, "bytes": 9}] * 2}, "does not account for each"),
         ({"partitions": [{"key": "2.pt", "rows": 2, "bytes": 9}]}, "does not account for each"),
+        *(({"partitions": [{"key": "1.pt", "rows": rows}]}, "'partitions' is wrong in it")
+          for rows in (-1, 1.5, "2", True, 10**30)),
+        *(({key: value}, f"{key!r} is wrong in it")
+          for key, value in (("attempt", 0), ("world_size", 0), ("rows", -1), ("rows", 1 << 63),
+                             ("rows_flagged", True), ("peak_memory_mb", math.inf))),
     ],
-    ids=["run", "rank", "none", "twice", "another"],
-)
+    ids=lambda value: str(value)[:60],
+)  # fmt: skip
 def test_a_record_that_does_not_fit_counts_as_missing(run: Storage, change, says: str) -> None:
     key = layout.record(0)
     run.put(key, json.dumps({**json.loads(run.get(key)), **change}).encode())

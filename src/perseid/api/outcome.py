@@ -125,10 +125,11 @@ def _distributions(found: DistributionSummary | None) -> Iterator[str]:
 
 def _anomalies(found: AnomalySummary | None) -> Iterator[str]:
     for entry in found["detection"] if found else ():
-        if entry["kind"] == "all" and entry.get("roc_auc") is not None:
+        area, precision = entry.get("roc_auc"), entry.get("average_precision")
+        if entry["kind"] == "all" and area is not None and precision is not None:
             yield (
-                f"anomalies  ROC AUC {entry['roc_auc']:.3f} · average precision "
-                f"{entry['average_precision']:.3f} · {entry['n']:,} labeled ones"
+                f"anomalies  ROC AUC {area:.3f} · average precision "
+                f"{precision:.3f} · {entry['n']:,} labeled ones"
             )
 
 

@@ -16,16 +16,15 @@ from perseid.api.show import PageFrame, TableView, TextView, html_table
 from perseid.api.status import RankStatus, RunStatus
 from perseid.engines import driver
 from perseid.engines.base import Engine, RunHandle
-from perseid.errors import BadInputError, NotFoundError, RunError, RunInterruptedError
-from perseid.jsontext import parse_json
+from perseid.errors import BadInputError, RunError, RunInterruptedError
 from perseid.measure.prices import Prices
 from perseid.pipeline import layout
 from perseid.pipeline.events import CountEvent, RankEvent, RankState, Report
 from perseid.pipeline.manifest import Manifest
+from perseid.pipeline.ranks_done import RanksDone
 from perseid.pipeline.run_state import RunResult, published, stored_logs
 from perseid.pipeline.run_summary import RunSummary
 from perseid.pipeline.similar import SimilarObject, SimilarObjects
-from perseid.pipeline.stored import StoredRecord
 from perseid.storage import Storage
 
 if TYPE_CHECKING:
@@ -56,6 +55,7 @@ class Run:
         self._given = handle
         self._store = Storage(manifest.results_url)
         self._result = result
+        self._done = RanksDone(self._store, manifest)
         self._states: dict[int, RankEvent] = {}
         """Where each rank stood when `status` looked, of an engine that follows each of them."""
 
@@ -115,7 +115,7 @@ class Run:
     @property
     def ranks(self) -> tuple[RankStatus, ...]:
         """Status of every rank: its partitions and the content of its record."""
-        done = self._with_record()
+        done = self._done.ranks(published=True)  # each of them is read below
         return tuple(self._rank(rank, rank in done) for rank in range(self._manifest.world_size))
 
     def leave(self) -> str:
@@ -136,7 +136,8 @@ class Run:
             if now is not None:
                 return now
         done = published(self._store, self._manifest)
-        records, summary = len(self._with_record()), None if done is None else done.summary
+        records = len(self._done.ranks(published=done is not None))
+        summary = None if done is None else done.summary
         return RunStatus.ended(self._manifest.world_size, records, summary)
 
     def wait(self, timeout: float | None = None, *, progress: bool | Report = True) -> Run:
@@ -348,30 +349,13 @@ class Run:
         waiting = stand[RankState.WAITING] + stand[RankState.RETRYING]
         rows = sum(event.rows for event in self._states.values())
         return RunStatus(
-            "running", "map", world_size, len(self._with_record()), stand[RankState.RUNNING],
-            waiting, stand[RankState.FAILED], rows,
+            "running", "map", world_size, len(self._done.ranks(published=False)),
+            stand[RankState.RUNNING], waiting, stand[RankState.FAILED], rows,
         )  # fmt: skip
-
-    def _with_record(self) -> set[int]:
-        """Ranks with a record written by perseid; a record of a user's script does not count."""
-        script = self._manifest.script is not None
-        # One listing instead of one request per rank.
-        names = {info.key for info in self._store.list()}
-        ranks = range(self._manifest.world_size)
-        return {rank for rank in ranks if layout.done_record(rank, script=script) in names}
-
-    def _record(self, rank: int) -> StoredRecord | None:
-        key = layout.done_record(rank, script=self._manifest.script is not None)
-        try:
-            plain = parse_json(self._store.get(key))
-            record = StoredRecord.of(plain, key) if isinstance(plain, dict) else None
-        except (NotFoundError, ValueError, RunError):
-            return None
-        return record if record is not None and record.run_id == self.id else None
 
     def _rank(self, rank: int, has_record: bool) -> RankStatus:
         keys = tuple(ref.key for ref in self._manifest.of_rank(rank))
-        record = self._record(rank) if has_record else None
+        record = self._done.record(rank) if has_record else None
         if record is None:
             return RankStatus(rank, keys, False)
         seconds, failed = record.stages.get("total", 0.0), [error for _, error in record.failed]

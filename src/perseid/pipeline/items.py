@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Annotated
 
 from perseid.errors import BadInputError
 from perseid.jsontext import parse_json
 from perseid.model.identity import ModelIdentity
 from perseid.model.signature import ModelSignature
-from perseid.pipeline.run_settings import ItemOptions
-from perseid.pipeline.schema import FIRST, check_schema, check_version, from_plain, to_plain
+from perseid.pipeline.run_settings import (
+    Anomaly,
+    Fit,
+    ItemOptions,
+    Layout,
+    Length,
+    Precision,
+    Rows,
+    Transport,
+)
+from perseid.pipeline.schema import (
+    FIRST,
+    Count,
+    Name,
+    Within,
+    check_schema,
+    check_version,
+    from_plain,
+    to_plain,
+)
 from perseid.survey.column_spec import ColumnSpec
 
 REMEDY = (
@@ -29,12 +48,12 @@ class PartitionRef:
 
     key: str
     """Key as in the catalogue, relative to the bucket, e.g. ``100MB/1.pt``."""
-    size: int
+    size: Count
     """Size in bytes."""
     etag: str | None = None
     """The store's entity tag when the run began; a different one later means that the file was
     changed."""
-    rows: int | None = None
+    rows: Count | None = None
     """Number of objects in the file; None if the survey does not say."""
 
 
@@ -48,30 +67,30 @@ def data_path(partitions: Sequence[PartitionRef]) -> str | list[str] | None:
 class WorkItem:
     """Everything a worker needs to know about its rank. Unknown keys in its JSON are refused."""
 
-    run_id: str
+    run_id: Name
     """Unique name of the run; records of another run are never counted."""
-    rank: int
+    rank: Count
     """Number of the rank, from 0 to world size - 1."""
-    world_size: int
-    results_url: str
+    world_size: Annotated[int, Within(1)]
+    results_url: Name
     """The run's own prefix; everything that the run writes lies below it."""
-    data_url: str
+    data_url: Name
     """URL of the bucket or folder that partition keys are relative to."""
     partitions: tuple[PartitionRef, ...]
     """The rank's partitions in natural order; empty for a surplus rank."""
-    first: int = 0
+    first: Count = 0
     """Position of the first of them among all partitions of the run, from 0."""
-    model_url: str = "default"
+    model_url: Name = "default"
     """URL or path of the model; ``default`` is the one in the package."""
-    precision: str = "float32"
+    precision: Precision = "float32"
     """``float32``, or ``int8`` (for the encoder only, on processors with VNNI)."""
-    batch_size: int = 512
+    batch_size: Rows = 512
     """Upper bound of rows per model call; the runtime chooses its own micro-batch size below it."""
-    anomaly: str = "both"
+    anomaly: Anomaly = "both"
     """Features that the score uses: ``both``, ``embedding``, ``residual``, or ``none``."""
-    top: int = 24
+    top: Length = 24
     """Length of the list of the most anomalous objects."""
-    transport: str = "store"
+    transport: Transport = "store"
     """How ranks exchange statistics: ``store`` (summarize merges), ``direct``, ``relay``, or
     ``auto``."""
     options: ItemOptions = field(default_factory=ItemOptions)
@@ -83,7 +102,7 @@ class WorkItem:
     that took every number for a value."""
     columns: Mapping[str, Sequence[str]] | None = None
     """The survey's column names, by ours; None means that the usual names are looked for."""
-    layout: str | None = None
+    layout: Layout | None = None
     """Axis order of the images in the files, ``channels-last`` or ``channels-first``; None means
     that it is inferred from the shape."""
     bands: Sequence[str] | None = None
@@ -94,9 +113,9 @@ class WorkItem:
     versions."""
     signature: Mapping[str, object] | None = None
     """The model's signature as JSON; None means that the model's file contains it."""
-    fit: str = ""
+    fit: Fit = ""
     """How images of another size than the model's are made to fit: ``crop`` or ``pad``."""
-    intervals: Mapping[str, float] | None = None
+    intervals: Mapping[str, Annotated[float, Within(0)]] | None = None
     """Half width of each interval around predicted redshifts, divided by 1 + z_pred; keys are
     probabilities as text. None if the model was not calibrated."""
     lists: Sequence[str] | None = None
@@ -133,4 +152,9 @@ class WorkItem:
         except (AttributeError, ValueError) as error:
             raise BadInputError(f"{what} cannot be read: {error}") from error
         check_version(version, what, REMEDY)
-        return from_plain(cls, {**plain, "schema": schema}, what)
+        item = from_plain(cls, {**plain, "schema": schema}, what)
+        if item.rank >= item.world_size:
+            raise BadInputError(
+                f"{what} cannot be read: 'rank' is '{item.rank}' of {item.world_size} ranks"
+            )
+        return item

@@ -119,7 +119,8 @@ _OF_RANK = re.compile(r"(\d+)\.json$|ranks/(\d+)/|logs/(\d+)\.log$")
 _CATALOGUE = re.compile(r"catalogue\.parquet(/part-\d+\.parquet)?")
 _OF_RUN = re.compile(
     r"(manifest|items|payload|combined_data|merged|summary|engine|driver|\d+)\.json|items\.[^/]+\.json"
-    r"|catalogue\.parquet(/part-\d+\.parquet)?|report\.html|ranks/\d+/.+|logs/[^/]+\.log|slurm/.+"
+    r"|catalogue\.parquet(/part-\d+\.parquet)?|report\.html|ranks/\d+/.+"
+    r"|logs/(\d+|initialize|summarize)\.log|slurm/.+"
 )
 
 

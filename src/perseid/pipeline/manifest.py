@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import accumulate
+from typing import Annotated
 
 from perseid import __version__
 from perseid.errors import BadInputError, NotFoundError
@@ -15,32 +16,44 @@ from perseid.model.identity import ModelIdentity
 from perseid.pipeline import layout
 from perseid.pipeline.items import PartitionRef, WorkItem, data_path
 from perseid.pipeline.run_settings import RunSettings
-from perseid.pipeline.schema import FIRST, SCHEMA, check_schema, from_plain, to_plain, written
+from perseid.pipeline.schema import (
+    FIRST,
+    SCHEMA,
+    Count,
+    Name,
+    Within,
+    check_schema,
+    from_plain,
+    to_plain,
+    written,
+)
 from perseid.storage import Storage
 
 NEWER = "update perseid (`pip install --upgrade perseid`)"
 """Advice to the user if a run was begun by a newer version."""
 ORDER = "natural"
 """The sort order of partitions: ``2.pt`` before ``10.pt``."""
+LAST_SECOND = 253_402_300_799
+"""The last second of the year 9999, the last one that can be shown as a date."""
 
 
 @dataclass(frozen=True)
 class Manifest:
     """The content of ``manifest.json``. The run that creates this object owns the prefix."""
 
-    run_id: str
+    run_id: Name
     """Unique id of the run, carried by all of its records."""
-    created: float
+    created: Annotated[float, Within(0, LAST_SECOND)]
     """When initialize began, seconds since the epoch (UTC)."""
     version: str
     """Version of perseid that began the run."""
-    results_url: str
+    results_url: Name
     """The run's own prefix."""
-    data_url: str
+    data_url: Name
     """URL of the bucket or folder that partition keys are relative to."""
     partitions: tuple[PartitionRef, ...]
     """The partitions, in natural order."""
-    assignment: tuple[int, ...]
+    assignment: tuple[Count, ...]
     """Number of partitions per rank. Each rank takes a contiguous range, and rank 0 the first
     one."""
     settings: RunSettings
@@ -148,7 +161,14 @@ class Manifest:
         """The reverse of `to_json`; raises `BadInputError` naming what is wrong."""
         version = str(value.get("version", ""))
         schema = check_schema(value.get("schema"), "this run", version, NEWER)
-        return from_plain(cls, {**value, "schema": schema}, "this manifest")
+        manifest = from_plain(cls, {**value, "schema": schema}, "this manifest")
+        assigned, there = sum(manifest.assignment), len(manifest.partitions)
+        if assigned != there or not manifest.assignment:
+            raise BadInputError(
+                f"this manifest cannot be read: 'assignment' names {assigned} partitions for "
+                f"{manifest.world_size} ranks, and 'partitions' has {there}"
+            )
+        return manifest
 
     @classmethod
     def load(cls, storage: Storage) -> Manifest:

@@ -51,7 +51,11 @@ def _amount(value: object) -> bool:
 
 
 def _count(value: object) -> bool:
-    return isinstance(value, int) and amount(value) is not None
+    return isinstance(value, int) and amount(value) is not None and value < 1 << 63
+
+
+def _number_of_one(value: object) -> bool:
+    return _count(value) and value != 0
 
 
 def _text(value: object) -> bool:
@@ -67,7 +71,7 @@ def _counts(value: object) -> bool:
 
 
 def _texts(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(route, str) for route in value.values())
+    return isinstance(value, dict) and all(map(_text, value.values()))
 
 
 def _spans(value: object) -> bool:
@@ -79,15 +83,17 @@ def _spans(value: object) -> bool:
 
 def _parts(value: object) -> bool:
     return isinstance(value, list) and all(
-        isinstance(part, dict) and _text(part.get("key")) and _text(part.get("error", ""))
+        isinstance(part, dict)
+        and _text(part.get("key"))
+        and _text(part.get("error", ""))
+        and (part.get("rows") is None or _count(part["rows"]))
         for part in value
     )
 
 
 _FITS: dict[str, Callable[[object], bool]] = {
-    **dict.fromkeys(
-        ("rank", "world_size", "attempt", "rows", "rows_flagged", "pixel_bits"), _count
-    ),
+    **dict.fromkeys(("rank", "rows", "rows_flagged", "pixel_bits"), _count),
+    **dict.fromkeys(("world_size", "attempt"), _number_of_one),
     **dict.fromkeys(("throughput_bps", "peak_memory_mb"), _amount),
     **dict.fromkeys(("run_id", "transport", "transport_note", "precision"), _text),
     **dict.fromkeys(("partitions", "failed_partitions"), _parts),

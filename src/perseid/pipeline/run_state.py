@@ -15,6 +15,7 @@ from perseid.pipeline.catalogue_reader import is_whole
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import READERS, read_records
 from perseid.pipeline.run_summary import EngineDocument, EngineSummary, RunSummary
+from perseid.pipeline.schema import fits
 from perseid.pipeline.summary import missing_sentence
 from perseid.storage import Storage
 from perseid.survey.partition import natural_key
@@ -51,6 +52,8 @@ def published(store: Storage, manifest: Manifest) -> RunResult | None:
     last = last_summary(store)
     if last is None or last["run_id"] != manifest.run_id:
         return None
+    if not all(0 <= entry["rank"] < manifest.world_size for entry in last["ranks"]["missing"]):
+        return None
     report = last_report(store) or EngineReport()
     whole = last["status"] == "complete"
     incomplete = None if whole else missing_sentence(store.where(), last)
@@ -69,20 +72,18 @@ def missing_ranks(store: Storage, manifest: Manifest) -> list[int]:
     last = last_summary(store)
     # A record can exist without its objects: only the summary, which read them, knows.
     broken = {entry["rank"] for entry in last["ranks"]["missing"]} if last else set[int]()
-    found = {*missing, *partly, *broken}
+    found = {*missing, *partly, *broken} & set(range(manifest.world_size))
     # Ranks of a script that exchange messages need each other: one alone would wait forever.
     return list(range(manifest.world_size)) if found and manifest.talks else sorted(found)
 
 
 def last_summary(store: Storage) -> RunSummary | None:
-    """``summary.json`` of the run; None if it has none."""
+    """``summary.json`` of the run; None if it has none, or one with impossible values."""
     try:
         summary = parse_json(store.get(layout.SUMMARY))
-        whole = isinstance(summary["run_id"], str) and isinstance(summary["status"], str)
-        whole = whole and all(isinstance(e["rank"], int) for e in summary["ranks"]["missing"])
-    except (NotFoundError, ValueError, KeyError, TypeError):
+    except (NotFoundError, ValueError):
         return None
-    return cast(RunSummary, summary) if whole else None
+    return cast(RunSummary, summary) if fits(RunSummary, summary) else None
 
 
 def last_report(store: Storage) -> EngineReport | None:
@@ -96,9 +97,11 @@ def last_report(store: Storage) -> EngineReport | None:
 def stored_logs(store: Storage, rank: int | None = None) -> Iterator[tuple[int, str]]:
     """Logs in the run's own folder as (rank, text), in order of the ranks."""
     wanted = None if rank is None else layout.log(rank)
-    keys = [info.key for info in store.list(layout.LOGS) if wanted in (None, info.key)]
-    keys.sort(key=natural_key)
-    ranks = [int(key.rpartition("/")[2].removesuffix(".log")) for key in keys]
+    found = {key: layout.rank_of(key) for key in (info.key for info in store.list(layout.LOGS))}
+    # People keep files of their own there, too.
+    ours = {key: n for key, n in found.items() if n is not None and key == layout.log(n)}
+    keys = sorted((key for key in ours if wanted in (None, key)), key=natural_key)
+    ranks = [ours[key] for key in keys]
     with ThreadPoolExecutor(READERS) as pool:
         for number, data in zip(ranks, pool.map(store.get, keys), strict=True):
             yield number, data.decode("utf-8", "replace")

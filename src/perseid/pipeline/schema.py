@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,48 @@ manifests and items, and ``version`` and ``model_change`` to items. Schema 3 add
 FIRST = 1
 """Schema of files that do not name one."""
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Within:
+    """The smallest and the largest value of a number, as ``Annotated[int, Within(1)]``."""
+
+    low: float
+    high: float = 2**63 - 1
+    """Below 2^63, so that the number fits wherever it goes on."""
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The values of a text, as ``Annotated[str, Choice("crop", "pad")]``."""
+
+    values: tuple[str, ...]
+
+    def __init__(self, *values: str) -> None:
+        object.__setattr__(self, "values", values)
+
+    def __contains__(self, value: str) -> bool:
+        return value in self.values
+
+
+@dataclasses.dataclass(frozen=True)
+class Encodable:
+    """A text that UTF-8 can encode: JSON may hold one half of a surrogate pair."""
+
+    def __contains__(self, value: str) -> bool:
+        return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+Name = typing.Annotated[str, Encodable()]
+"""A name or an address that goes on into files and requests."""
+NOT_REQUIRED: Any = typing.NotRequired
+Count = typing.Annotated[int, Within(0)]
+"""A number of things."""
+Seconds = typing.Annotated[float, Within(0)]
+"""A duration, or a time since the epoch."""
 
 
 def check_schema(value: object, what: str, version: str, remedy: str) -> int:
@@ -96,8 +139,8 @@ def from_plain(kind: type[T], plain: object, what: str) -> T:
     Raises
     ------
     BadInputError
-        A key is missing, unknown, or has a value of another type; `what` names the object in the
-        message.
+        A key is missing, unknown, or has a value of another type or outside its range; `what` names
+        the object in the message.
     """
     if not isinstance(plain, Mapping):
         raise BadInputError(f"{what} cannot be read: it is not a JSON object")
@@ -123,7 +166,7 @@ def written(kind: type) -> list[dataclasses.Field[object]]:
 
 @functools.cache
 def _hints(kind: Any) -> dict[str, object]:
-    return typing.get_type_hints(kind)
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 def _is_required(field: dataclasses.Field[object]) -> bool:
@@ -133,6 +176,9 @@ def _is_required(field: dataclasses.Field[object]) -> bool:
 
 def _decode(hint: Any, value: object, name: str, what: str) -> Any:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        found = _decode(inner[0], value, name, what)
+        return found if found is None or found in inner[1] else _refuse(value, name, what)
     if origin in (typing.Union, types.UnionType):
         if value is None and types.NoneType in inner:
             return None
@@ -144,10 +190,60 @@ def _decode(hint: Any, value: object, name: str, what: str) -> Any:
         return tuple(_decode(inner[0], item, name, what) for item in value)
     if origin is Mapping and isinstance(value, Mapping):
         return {str(key): _decode(inner[1], item, name, what) for key, item in value.items()}
-    if hint is object:
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if origin is None and isinstance(value, hint) and isinstance(value, bool) <= (hint is bool):
-        return value
+    return value if hint is object else _scalar(hint, value, name, what)
+
+
+def _scalar(hint: Any, value: object, name: str, what: str) -> object:
+    """The text, number or truth value, if it is one that can be written and computed with."""
+    if not is_scalar(hint, value):
+        _refuse(value, name, what)
+    return float(typing.cast(float, value)) if hint is float else value
+
+
+def is_scalar(hint: type, value: object) -> bool:
+    """Whether a JSON value is of this type: a text, a finite number, or a truth value.
+
+    Examples
+    --------
+    >>> is_scalar(float, 3), is_scalar(int, True), is_scalar(float, math.nan)
+    (True, False, False)
+    """
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    if isinstance(value, int) and hint in (int, float):
+        return abs(value) < 1 << 1023
+    if isinstance(value, float) and hint is float:
+        return math.isfinite(value)
+    return isinstance(value, str) and hint is str
+
+
+def fits(hint: Any, value: object) -> bool:
+    """Whether a JSON value has the form of a `TypedDict`, or of another type in one.
+
+    Keys that the type does not name may have any value, and numbers may be NaN.
+
+    Examples
+    --------
+    >>> fits(list[int | None], [3, None]), fits(list[int], ["3"])
+    (True, False)
+    """
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if typing.is_typeddict(hint):
+        return isinstance(value, dict) and all(
+            fits(kind, value[name]) if name in value else typing.get_origin(kind) is NOT_REQUIRED
+            for name, kind in _hints(hint).items()
+        )
+    if origin in (typing.Union, types.UnionType, NOT_REQUIRED):
+        return any(fits(one, value) for one in inner)
+    if origin in (list, Sequence):
+        return isinstance(value, list) and all(fits(inner[0], item) for item in value)
+    if origin in (dict, Mapping):
+        return isinstance(value, dict) and all(fits(inner[1], item) for item in value.values())
+    if hint is types.NoneType:
+        return value is None
+    nan = isinstance(value, float) and hint is float
+    return hint is object or nan or is_scalar(hint, value)
+
+
+def _refuse(value: object, name: str, what: str) -> typing.NoReturn:
     raise BadInputError(f"{what} cannot be read: {name!r} is {str(value)[:80]!r}")

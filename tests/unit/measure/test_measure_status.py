@@ -32,8 +32,11 @@ def test_logs_of_a_run_and_of_a_rank(
     make_run: Callable[..., object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = make_run(ranks=12, rows=2)
+    for name in ("mine.log", "007.log", "notes.txt"):
+        (made.path / "logs" / name).write_text("not a rank's\n")
     assert main(["logs", str(made.path)]) == 0
     said = capsys.readouterr().out
+    assert "not a rank's" not in said
     ids = [report.request_id for report in made.reports]
     places = [said.index(f"REPORT RequestId: {name}") for name in ids]
     assert places == sorted(places)  # rank 2 before rank 10

@@ -117,6 +117,8 @@ def dollars(value: float) -> str:
 
 def quantity(value: float) -> str:
     """A whole number with separated thousands; others with four figures, or two if tiny."""
+    if not math.isfinite(value):
+        return MISSING
     if value == round(value):
         return f"{value:,.0f}"
     return significant(value, 4) if value >= 1e-3 else f"{value:.1e}"
