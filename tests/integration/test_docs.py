@@ -40,6 +40,25 @@ def run_page(page: Path, folder: Path) -> None:
     assert done.returncode == 0, f"{page.name}:\n{done.stdout}\n{done.stderr}"
 
 
+MADE = re.compile(
+    r"^perseid (?:run .*--out |train \S+ |simulate |calibrate .*--out |comm bench --constants )"
+    r"(\S+)"
+    r"|^cat > (\S+)",
+    re.M,
+)
+"""What a command of a page makes, and refuses to make, or overwrites, if it is there."""
+
+
+def test_pages_can_be_read_one_after_the_other() -> None:
+    made: dict[str, Path] = {}
+    for page in PAGES:
+        code = "\n".join(code for _, code in BLOCK.findall(page.read_text()))
+        for name in {next(filter(None, found.groups())) for found in MADE.finditer(code)}:
+            assert name not in made, f"{page.name} makes {name}, and so does {made[name].name}"
+            made[name] = page
+    assert {"survey", "runs/first", "runs/second", "here.json", "mean.py"} <= set(made)
+
+
 @pytest.fixture(scope="session")
 def tutorial_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader has after the tutorial: survey/, partitions/, runs/first/."""

@@ -19,6 +19,7 @@ from perseid.errors import BadInputError, BadPartitionError, NotFoundError
 from perseid.storage import Storage
 from perseid.survey import (
     Cutouts,
+    discover,
     natural_key,
     open_partition,
     read_cutouts,
@@ -26,6 +27,7 @@ from perseid.survey import (
     suffixes,
     write_cutouts,
 )
+from perseid.survey.description import description_of
 
 
 def together(url: str) -> Cutouts:
@@ -64,6 +66,24 @@ def test_all_rows_once_in_order(format: str, survey, tmp_path: Path, same_bits) 
     assert same_bits(together(str(tmp_path / "parts")), whole)
     lengths = [len(read_cutouts(tmp_path / "parts" / name)) for name in names]
     assert lengths == [64, 64, 64, 64, 44]
+
+
+def test_the_partitions_say_what_their_labels_and_bands_mean(survey, tmp_path: Path) -> None:
+    folder, _ = survey
+    parts = tmp_path / "parts"
+    said = {"anomaly_kinds": {"1": "merger"}, "bands": ["g", "r", "i"], "rows": 300}
+    (folder / "survey.json").write_text(json.dumps(said))
+    split(folder, parts, rows=200)
+    assert json.loads((parts / "survey.json").read_text()) == {
+        "anomaly_kinds": {"1": "merger"},
+        "bands": ["g", "r", "i"],
+    }
+    again = description_of(discover(parts))
+    assert (again.labels, again.bands) == ({1: "merger"}, ("g", "r", "i"))
+    # What described the former partitions does not describe those of another survey.
+    (folder / "survey.json").unlink()
+    split(folder, parts, rows=200, overwrite=True)
+    assert not (parts / "survey.json").exists()
 
 
 @pytest.mark.parametrize("rows", [1, 99, 100, 150, 299, 300, 301])

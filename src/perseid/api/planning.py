@@ -77,7 +77,7 @@ def plan(
 
     Examples
     --------
-    >>> advice = perseid.plan(12.6e9, deadline=60, calibration="c.json")  # doctest: +SKIP
+    >>> advice = perseid.plan(12.6 * 2**30, deadline=60, calibration="c.json")  # doctest: +SKIP
     >>> advice.option.memory_mb  # doctest: +SKIP
     1769
     """

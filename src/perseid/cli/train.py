@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from perseid.api.terminal import console
 from perseid.cli import training_ranks
@@ -163,7 +164,8 @@ def _bar() -> Iterator[Callable[[TrainEvent], None]]:
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
+        # On a line of 80 characters the bar gets shorter, not the time.
+        TimeRemainingColumn(table_column=Column(min_width=8, no_wrap=True)),
     )
     with Progress(*columns, console=console()) as progress:
         tasks: dict[str, TaskID] = {}

@@ -30,6 +30,14 @@ class SurveyDescription:
     notes: tuple[str, ...] = ()
     """What of the file is not used, one sentence each."""
 
+    def of_partitions(self) -> dict[str, object]:
+        """The keys of a ``survey.json`` beside partitions that were split from this survey.
+
+        Layout and columns are left out: partitions have the usual ones.
+        """
+        said = {KINDS: {str(label): name for label, name in self.labels.items()}}
+        return {key: value for key, value in {**said, "bands": list(self.bands)}.items() if value}
+
 
 def description_of(listing: SurveyListing) -> SurveyDescription:
     """What a survey says of itself. A survey that lists no such file costs no request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,16 +12,19 @@ from pathlib import Path
 from perseid.errors import BadInputError, BadPartitionError
 from perseid.storage import Storage, scan
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.description import description_of
 from perseid.survey.discovery import Layout, SurveyListing, discover, first_key
 from perseid.survey.file_columns import Columns
 from perseid.survey.file_table import Writer
 from perseid.survey.formats import suffixes
+from perseid.survey.kinds import SURVEY_FILE
 from perseid.survey.partition import parse_size, rows_per_partition
 from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import creating, open_partition
 
-_NUMBERED = re.compile(r"\d+\.[a-z0-9]+|\.\d+\.\d+-\d+\.part")
-"""Names of partitions, and of unfinished ones that a killed split left behind."""
+_OURS = re.compile(rf"\d+\.[a-z0-9]+|\.\d+\.\d+-\d+\.part|{re.escape(SURVEY_FILE)}")
+"""Names of partitions, of unfinished ones that a killed split left behind, and of what describes
+them."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ def split(
     """Write the rows of a survey, in order, as ``1.pt``, ``2.pt``, …
 
     Rows are streamed, so memory does not grow with the survey. A partition gets its name when it is
-    complete.
+    complete. What the survey's ``survey.json`` says of labels and bands is written beside the
+    partitions, last.
 
     Parameters
     ----------
@@ -80,8 +85,8 @@ def split(
     format
         Suffix of the partitions, with or without its dot.
     overwrite
-        Allow a destination that is not empty: numbered partitions in it are removed first, other
-        objects stay.
+        Allow a destination that is not empty: numbered partitions in it and their ``survey.json``
+        are removed first, other objects stay.
     options
         Names of the survey's columns, for columns without a usual name, and its image layout.
     progress
@@ -108,11 +113,13 @@ def split(
     # Only now, after all files of the survey were checked, so that a bad survey deletes nothing.
     if overwrite:
         there = scan(target).objects
-        target.delete([info.key for info in there if _NUMBERED.fullmatch(info.key)])
+        target.delete([info.key for info in there if _OURS.fullmatch(info.key)])
     total = max(1, -(-columns.rows // many))
     with _Partitions(target, suffix, columns, many, total, progress) as partitions:
         for block in _blocks(store, keys, options):
             partitions.write(block)
+    if said := description_of(listing).of_partitions():
+        target.put(SURVEY_FILE, json.dumps(said, indent=2).encode())
     return SplitResult(target.where(), columns.rows, total, many, len(keys), listing.notes)
 
 

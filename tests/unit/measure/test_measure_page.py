@@ -190,7 +190,7 @@ def test_labels_of_a_users_own_are_not_called_by_our_names(make_run: Callable[..
     text, page = page_of(made)
     check(text, page)
     assert "merger" not in text
-    assert "label: label 1" in page.sections["gallery"]
+    assert "label: 1" in page.sections["gallery"]
     assert "label 1" in page.sections["anomalies"]
     summary = json.loads((made.path / "summary.json").read_text())
     kinds = {one["kind"] for one in summary["anomaly"]["detection"]}

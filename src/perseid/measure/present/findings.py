@@ -184,7 +184,7 @@ def _shown(one: Picture) -> GalleryObject:
     lines = [f"score {one.score:.2f}",
              f"z {_z(one.z_pred)} predicted, {_z(one.z_spec)} spectroscopic"]  # fmt: skip
     if one.label is not None:
-        lines.append(f"label: {one.label}")
+        lines.append(f"label: {one.label.removeprefix('label ')}")
     what = f"Cutout of object {one.title}, anomaly rank {one.rank}"
     if one.image is None:
         what = f"no picture: {one.partition} cannot be read"
