@@ -1,6 +1,6 @@
-"""What needs Linux says so: workers, the rendezvous and the communicator use epoll and /proc.
+"""The error on systems other than Linux, and how its C library returns memory.
 
-Also how its C library gives memory back.
+Workers, the rendezvous and the communicator need Linux, because they use epoll and /proc.
 """
 
 from __future__ import annotations

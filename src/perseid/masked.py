@@ -1,4 +1,4 @@
-"""Masked arrays, without `numpy.ma` where there are none.
+"""Masked arrays, without importing `numpy.ma` where no value is missing.
 
 NumPy imports that module when it is first used, which takes a worker as long as reading its first
 block; most surveys have no missing values.

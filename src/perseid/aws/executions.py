@@ -338,12 +338,12 @@ def _on_s3(what: str, url: str) -> None:
 
 
 def _input_of(calls: Calls, arn: str) -> Mapping[str, object]:
-    """The input of an execution, without keys that are empty; empty if it is no JSON object."""
+    """The input of an execution without its empty keys; empty if it is not a JSON object."""
     try:
         given = parse_json(describe_execution(calls, arn).input)
     except ValueError:
         return {}
-    # Anybody may start an execution, with a list or a number as its input.
+    # An execution may have been started by hand, with a list or a number as its input.
     if not isinstance(given, Mapping):
         return {}
     return {k: v for k, v in given.items() if v or k != "resume"}

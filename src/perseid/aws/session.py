@@ -80,18 +80,18 @@ class Aws:
         return str(self.caller_identity()["Account"])
 
     def caller_identity(self) -> Mapping[str, str]:
-        """STS' answer to whose credentials these are.
+        """Ask STS whose credentials these are.
 
         Raises
         ------
         AwsError
-            STS does not accept them, which may mean that the account has not enabled the region.
+            STS rejects them, possibly because the account has not enabled the region.
         """
         try:
             with aws_errors():
                 return cast(Mapping[str, str], self.client("sts").get_caller_identity())
         except AwsError as error:
-            # A region that is not enabled knows no credentials of the account.
+            # A region that the account has not enabled rejects even valid credentials.
             if error_code(error) in _INVALID_TOKEN and self.region not in EVERYWHERE:
                 raise AwsError(
                     f"{error}, or enable the region {self.region} first, which an account does not "

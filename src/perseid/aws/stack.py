@@ -65,7 +65,7 @@ class Description:
 
     @property
     def lasting_tags(self) -> dict[str, str]:
-        """Tags that an update keeps, such as those of somebody's budget."""
+        """Tags that an update keeps, such as those used for billing."""
         return {key: value for key, value in self.tags.items() if not key.startswith("aws:")}
 
     def is_ours(self, name: str) -> bool:
@@ -96,7 +96,7 @@ NOT_THERE = Description("")
 
 
 def as_tags(values: Mapping[str, str], name: str) -> list[dict[str, str]]:
-    """These tags and the one of a stack, as AWS takes them."""
+    """Convert tags to the form that AWS takes, with the tag that marks a stack of ours."""
     return [{"Key": key, "Value": value} for key, value in {**values, TAG: name}.items()]
 
 

@@ -96,7 +96,7 @@ class PendingReceive:
         """
         into = self.into
         if into is not None and frame.body is not into:
-            # A pickled object never belongs into an array, even if its length fits.
+            # A pickled object never belongs in an array, even if its length matches.
             if frame.parts or len(frame.body) != len(into):
                 mine = f"{self.call} of {len(into)} bytes"
                 raise UnexpectedFrameError(rank, mine, f"one of {len(frame.body)} bytes")

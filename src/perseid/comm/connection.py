@@ -20,10 +20,10 @@ LOCAL_CONGESTION = b"reno"
 """Congestion control between ranks of one machine, where nothing can be congested: the pacing that
 others do (BBR) costs a fifth of the kernel time there. Every Linux has this one."""
 _CONGESTION: int | None = getattr(socket, "TCP_CONGESTION", None)
-DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none, and no epoll
+DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # not available on Windows, nor is epoll
 """The flag of a system call that never waits."""
 ACKNOWLEDGMENT_INTERVAL = 0.005
-"""Seconds between two looks whether a peer's host has acknowledged everything."""
+"""Seconds between two checks of whether a peer's host has acknowledged everything."""
 _WAITALL: int = getattr(socket, "MSG_WAITALL", 0)
 
 
@@ -124,7 +124,7 @@ class SocketConnection:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
         watch_link(sock, link_timeout)
         self._within_one_host = True
-        """Whether no network lies between, which alone loses packets."""
+        """Whether both ends are on one host: only a network between them can lose packets."""
         with contextlib.suppress(OSError):  # a socket pair has no such option
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._within_one_host = sock.getsockname()[0] == sock.getpeername()[0]
@@ -191,7 +191,7 @@ class SocketConnection:
                     break
 
     def _await_acknowledgment(self) -> None:
-        # Nothing is in flight to a peer that does not read: that one is not waited for.
+        # Nothing is in flight to a peer that has stopped reading, so this does not wait for it.
         end = time.monotonic() + self._link_timeout
         while in_flight(self._sock) and time.monotonic() < end:
             time.sleep(ACKNOWLEDGMENT_INTERVAL)

@@ -134,7 +134,7 @@ class Call:
                 self.group.connect([p for p in peers if channels[p] is None and p != rank])
                 return
 
-    # Each method below finds the channel itself: one more function would show in a small message.
+    # Each method below finds the channel itself: a further call would slow down small messages.
 
     def send(self, peer: int, data: Buffer, step: int = 0) -> None:
         """Send bytes; the receiver knows how many."""

@@ -144,7 +144,7 @@ class JoinRequest:
         try:
             if self.wait:
                 client.wait_complete(max(0.0, end - time.monotonic()))
-        # A rank that gives up must not stay registered: the others would wait for it.
+        # A rank that gives up must not stay registered, or the others would wait for it.
         except PerseidError:
             client.close()
             raise

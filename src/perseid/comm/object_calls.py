@@ -102,7 +102,7 @@ class ObjectCalls(ArrayCalls):
         blobs = gather.blobs(self._group.call(FrameKind.GATHER, root), mine, root)
         if blobs is None:
             return None
-        # The own object is returned as it is, without pickling and unpickling.
+        # This rank's own object is returned as it is, without pickling and unpickling.
         return [
             value if rank == root else loads(blob.parts, blob.flat())
             for rank, blob in enumerate(blobs)

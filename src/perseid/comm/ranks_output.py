@@ -102,7 +102,7 @@ class RanksOutput:
         data = os.read(pipe.source.fileno(), _READ_BYTES)
         for line in pipe.lines(data):
             pipe.target.write(pipe.prefix + line + b"\n")
-        # Lines are shown as they come, also if our output is a pipe.
+        # Lines are shown as they come, even if our output is a pipe.
         pipe.target.flush()
         if not data:
             self._end(pipe)

@@ -105,7 +105,7 @@ class SharedProgress:
     def _comes_next(self, lane: PeerLane) -> bool:
         """Wait at most for a polling interval until a peer sends its next frame.
 
-        False if it does not, or if another thread or operation needs a connection, too.
+        Returns False if none came, or if another thread or operation also needs a connection.
         """
         lanes = self._lanes
         if self._polling or self._waiting or lanes.blocked or not lane.quiet:

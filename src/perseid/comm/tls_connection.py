@@ -164,7 +164,7 @@ class TlsConnection:
 
     def finish(self, *, wait: bool) -> None:
         """Send the TLS close message, then end the plain connection."""
-        # The peer may have gone already; then there is nobody to tell.
+        # The peer may already be gone, and then there is nobody to tell.
         with contextlib.suppress(OSError), self._lock:
             if self._flush():
                 self._session.end()

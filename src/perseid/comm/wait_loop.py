@@ -80,7 +80,7 @@ class WaitLoop:
         self._failure.fail(RendezvousTimeoutError(message, ranks))
 
     def not_taken(self) -> str:
-        """What is wrong if a peer does not take a message."""
+        """Build the error for a peer that does not take a message."""
         return f"did not take what rank {self._engine.rank} sent"
 
     def waiting(self, signature: bytes, checks: int) -> bytes | None:

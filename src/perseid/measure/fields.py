@@ -28,7 +28,7 @@ class Fields:
         return bool(self._values)
 
     def __contains__(self, name: str) -> bool:
-        # null counts as missing, as the getters treat it.
+        # The getters treat null as missing, so it counts as missing here as well.
         return self._values.get(name) is not None
 
     def names(self) -> tuple[str, ...]:

@@ -99,8 +99,8 @@ class TorchSession:
             self._network.to(self._device)
             stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             self._slots = [_Slot(self._device, stream) for _ in range(2)]
-            # Every batch has the same shape. By default convolutions round their factors to tf32,
-            # which is not within 1e-4 of a CPU.
+            # Every batch has the same shape. By default, convolutions round their factors to tf32,
+            # and the results then differ from a CPU's by more than 1e-4.
             torch.backends.cudnn.benchmark = True
             torch.backends.cudnn.allow_tf32 = False
             torch.set_float32_matmul_precision("highest")

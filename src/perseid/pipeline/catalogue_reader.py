@@ -192,7 +192,8 @@ class StoredCatalogue:
 
     def _sentence(self, part: ObjectInfo, error: Exception) -> BadInputError:
         where = self._store.where(part.key)
-        # "Unknown error" is a thread that could not be started, or the like: the file may be whole.
+        # An "Unknown error" means, for example, that no thread could be started: the file may be
+        # intact.
         if type(error) is pyarrow_module().ArrowException or isinstance(error, MemoryError):
             return BadInputError(f"{where} cannot be read: {error}")
         return BadInputError(f"{where} is not a Parquet file: {error}")

@@ -169,7 +169,7 @@ def check_shape(
             with open_partition(storage, ref.key, options=seen) as reader:
                 named, bands = [s.source for s in reader.described], reader.bands
                 said = unfit(signature, reader.columns, fit, named, bands)
-                # Without any column that is read, the number of rows is not known.
+                # If no column is read, the number of rows is unknown.
                 if not said or any(reader.columns.shape) or reader.columns.magnitudes:
                     refuse_empty(reader.rows, storage.where(ref.key))
         except (BadPartitionError, NotFoundError) as error:

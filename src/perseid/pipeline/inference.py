@@ -109,7 +109,7 @@ class Inference:
                         result = self._finished(part)
                         if result is not None:
                             yield result
-                        # Not beside the next partition's, which are as large.
+                        # Freed before the next partition's arrays, which are as large, are created.
                         part = result = None
                     case Failed():
                         self.failed.append({"key": step.ref.key, "error": step.error})

@@ -41,7 +41,7 @@ class Moments:
             raise BadInputError(f"features must be (n, d), not {array.shape}")
         good = np.isfinite(array).all(axis=1)
         chosen = good if keep is None else good & keep
-        # One copy in float64 and no other, since these are the largest arrays of a worker.
+        # Only one copy in float64, since these are the largest arrays of a worker.
         rows = np.array(array if chosen.all() else array[chosen], np.float64, order="C")
         if not len(rows):
             return cls.empty(array.shape[1])

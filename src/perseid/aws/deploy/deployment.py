@@ -117,10 +117,10 @@ def _check(aws: Aws, options: Options, rendezvous: bool, tell: Tell) -> None:
 
 
 def tell_foreign_keys(aws: Aws, options: Options, bucket: str, key: str, tell: Tell) -> None:
-    """Say which of the buckets that the user names are encrypted with a customer's key, if no
-    `key` was given."""
+    """Report which of the user's buckets are encrypted with a customer-managed key, unless a `key`
+    was given."""
     if options.role:
-        return  # what a role of the user's own may do is not known
+        return  # the permissions of the user's own role are unknown
     places = (bucket, *(options.write_buckets or ()), *(options.read_buckets or ()))
     for name in dict.fromkeys(place.partition("/")[0] for place in places):
         if said := foreign_key(aws, name, key):
@@ -203,8 +203,9 @@ def _create_bucket(s3: Any, bucket: Mapping[str, object]) -> None:
     except AwsError as error:
         if error_code(error) != "AccessDenied":
             raise
-        # Organizations deny buckets whose owner may not own all objects. That is the default of
-        # new buckets, but to state it takes a right of its own, so it is stated only here.
+        # Some organizations refuse a bucket unless the request states that its owner owns all
+        # objects. New buckets have that setting anyway, but stating it needs a permission of its
+        # own, so it is stated only after such a refusal.
         s3.create_bucket(**bucket, ObjectOwnership="BucketOwnerEnforced")
 
 
@@ -226,7 +227,8 @@ def _close_and_tag(s3: Any, bucket: str, tags: list[dict[str, str]]) -> None:
                 Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True)
             )
     except AwsError:
-        # Organizations deny this call, so that nobody opens a bucket; new buckets are closed.
+        # Some organizations deny this call so that nobody can make a bucket public. New buckets
+        # are not public, so it is enough to check that this one is not.
         found = s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
         if not all(found.get(name) for name in closed):
             raise

@@ -124,8 +124,8 @@ def check_image(options: Options, previous: Mapping[str, str]) -> None:
 def check_log_groups(aws: Aws, name: str) -> None:
     """Raise `BadInputError` if a log group of the stack exists before the stack does.
 
-    CloudFormation makes no log group that exists. One is left where a function could make it again
-    while the stack was deleted, as with a role of the user's own.
+    CloudFormation cannot create a log group that already exists. One can be left over if a function
+    was allowed to create it again while the stack was being deleted, as with the user's own role.
     """
     left = [group for group in log_groups(name) if _is_log_group(aws, group)]
     if left:
@@ -140,7 +140,7 @@ def _is_log_group(aws: Aws, group: str) -> bool:
     try:
         with aws_errors():
             found = aws.client("logs").describe_log_groups(logGroupNamePrefix=group)["logGroups"]
-    except (AwsError, NotFoundError):  # CloudFormation finds them, if later
+    except (AwsError, NotFoundError):  # CloudFormation will report an existing group later
         return False
     return any(entry["logGroupName"] == group for entry in found)
 

@@ -21,5 +21,5 @@ def check_tags(tags: Sequence[str]) -> None:
 
 
 def tag_values(tags: Sequence[str]) -> dict[str, str]:
-    """The tags by their keys."""
+    """Map the key of each tag to its value."""
     return {key: value for key, _, value in (tag.partition("=") for tag in tags)}

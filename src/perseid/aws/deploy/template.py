@@ -93,8 +93,8 @@ class Options:
     record: str | None = None
     image: str | None = None
     tags: tuple[str, ...] = ()
-    """Further tags, as ``KEY=VALUE``, of the stack, its resources and the bucket that is made; a
-    later deployment keeps them."""
+    """Further tags, as ``KEY=VALUE``, for the stack, its resources and a new bucket; later
+    deployments keep them."""
     extra: Mapping[str, str] = field(default_factory=dict)
     """Further parameters of the template."""
 

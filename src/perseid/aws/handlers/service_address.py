@@ -138,7 +138,7 @@ def read(names: ServiceNames, client: Any) -> ServiceAddress:
         return ServiceAddress()
     found = plain if isinstance(plain, Mapping) else {}
     known = {field.name: found.get(field.name) for field in fields(ServiceAddress)}
-    # Of anything but texts, as of a parameter that somebody edited, no address can be made.
+    # Somebody may have edited the parameter: values that are not text are not an address.
     if not all(isinstance(value, str | None) for value in known.values()):
         return ServiceAddress()
     return ServiceAddress(**known)

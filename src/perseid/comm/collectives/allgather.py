@@ -36,7 +36,7 @@ def straight(call: Call, mine: memoryview, parts: Sequence[memoryview]) -> None:
     rank, size = call.rank, call.size
     call.need(range(size))
     parts[rank][:] = mine
-    # Rank 0 is not everybody's first receiver: each begins with the rank after its own.
+    # Each rank begins with the one after it, so that they do not all send to rank 0 first.
     for step in range(1, size):
         call.send((rank + step) % size, mine)
     for step in range(1, size):

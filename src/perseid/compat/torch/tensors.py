@@ -78,7 +78,7 @@ def bits(tensor: torch.Tensor) -> Array:
     """The elements of a tensor that is `in_place`, as a flat array that shares its memory; types
     that NumPy lacks appear as integers."""
     other = _BITS.get(tensor.dtype)
-    # Each call into torch shows in the time of a small collective: no needless view.
+    # Every call into torch slows down a small collective, so no needless view is made.
     flat = tensor.detach() if tensor.requires_grad else tensor
     if other is not None:
         # The same bits under another type: nothing is converted on the way.

@@ -181,7 +181,7 @@ def largest_node(partition: str = "") -> int | None:
     """
     wanted = partition or os.environ.get("SBATCH_PARTITION", "")
     try:
-        # One line per node: lines of several nodes would tell the smallest, such as "8000+".
+        # One line per node: a line for several would show the smallest value, such as "8000+".
         done = _call(["sinfo", "--noheader", "--Node", "--format=%P|%m"])
     except NotInstalledError:
         return None

@@ -92,7 +92,7 @@ class SlurmEngine(ClusterEngine):
 
     @property
     def capabilities(self) -> Capabilities:
-        """As of all schedulers; memory that the user did not choose is raised."""
+        """The capabilities of all schedulers, and more memory unless the user chose how much."""
         found = super().capabilities
         return replace(found, more_memory=self._may_raise and found.memory_per_rank is None)
 

@@ -95,7 +95,7 @@ def reliability(points: Sequence[tuple[float, float, int]], width: float, kind: 
 
 def pit(counts: Sequence[int], width: float, kind: str = "") -> Markup:
     """Histogram of PIT values; it is flat, at the dashed line, if distributions are calibrated."""
-    # Where each bar would end if all were equal.
+    # The height that every bar would have if all were equal.
     flat = sum(counts) / len(counts)
     plot = frame(width, 260.0, (0.0, 1.0), (0.0, 1.08 * max(*counts, flat)))
     plot.grid("predicted probability of values below the true one (PIT)", "objects", x_ticks=5,

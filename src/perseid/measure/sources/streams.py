@@ -102,7 +102,7 @@ class Stream:
     def close(self) -> Traced:
         """End the open invocation, complete or not, and return it."""
         request = self.request or ""
-        # The same reader as for plain logs: it knows all lines that tell of an end.
+        # The reader of plain logs is used here as well: it knows all lines that report an end.
         found = [i for i in read_log("\n".join(self.lines)) if i.request_id == request]
         traced = Traced(
             found[0] if found else Invocation(request),

@@ -39,8 +39,7 @@ _SENTENCES = (
 
 
 def load_refusal(message: str, version: str) -> str:
-    """Why onnxruntime `version` refused to load a model; empty if its message is not a known
-    one.
+    """Why onnxruntime `version` refused to load a model; empty if its message is unknown.
 
     Example
     -------

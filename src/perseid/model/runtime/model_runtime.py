@@ -366,8 +366,8 @@ def _reason(error: Exception) -> str:
 
 
 def _call_beside(pool: ThreadPoolExecutor, call: Callable[[], str]) -> Callable[[], str]:
-    """Begin a call on the pool's thread, or leave it for when its result is asked for if no thread
-    can be started: then memory is short, and whoever needs it says so."""
+    """Begin a call on the pool's thread. If no thread can be started because memory is short, the
+    call is made when its result is requested, and raises any memory error there."""
     try:
         return pool.submit(call).result
     except RuntimeError:

@@ -196,7 +196,7 @@ def _device(name: str, options: TrainOptions) -> torch.device:
         exact = options.precision == "float32"
         torch.set_float32_matmul_precision("highest" if exact else "high")
         torch.backends.cudnn.allow_tf32 = not exact
-        torch.backends.cudnn.benchmark = True  # every step has the same shapes
+        torch.backends.cudnn.benchmark = True  # worthwhile, since every step has the same shapes
     return torch.device(name)
 
 

@@ -1,4 +1,4 @@
-"""What the kernel is told about a connection whose other end may have gone, and what it knows.
+"""Settings by which the kernel detects that a connection's other end is gone, and its answers.
 
 How long each kind of silence may last is in ``rendezvous.liveness``.
 """

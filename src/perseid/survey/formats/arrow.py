@@ -20,8 +20,8 @@ PIXELS = ("flux", "array")
 data sets made with its tools."""
 
 _NUMPY_NAMES = {"halffloat": "float16", "float": "float32", "double": "float64"}
-"""NumPy's names of Arrow types; those of the others are the same. (`to_pandas_dtype`, like
-`to_numpy`, imports pandas if it is there, which takes a worker's memory.)"""
+"""NumPy's names for Arrow types; all other types have the same name in both. (`to_pandas_dtype`,
+like `to_numpy`, imports pandas if it is installed, which costs a worker memory.)"""
 
 
 def pyarrow_module() -> Any:

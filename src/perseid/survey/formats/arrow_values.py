@@ -90,7 +90,7 @@ def _leaf(column: Any, place: str) -> NDArray[Any]:
 
 
 def _numbers(column: Any) -> NDArray[Any]:
-    """Numbers or booleans (n,); what lies at the places of nulls is anything."""
+    """Numbers or booleans (n,); the values at the places of nulls are arbitrary."""
     buffer = column.buffers()[1]
     if pyarrow_module().types.is_boolean(column.type):
         return bits(buffer, column.offset, len(column)) if buffer else np.empty(0, np.bool_)
