@@ -323,6 +323,60 @@ def test_fits_columns_that_are_scaled(tmp_path: Path) -> None:
     assert got.redshift.tolist() == [1] * ROWS
 
 
+def test_fits_columns_without_a_name_or_with_the_same(tmp_path: Path) -> None:
+    """FITS allows both, and such a file is not corrupt."""
+    given = arrays()
+    image = fits.Column("image", "48E", dim="(4,4,3)", array=given["image"])
+    others = [fits.Column(f"x{n}", "E", array=given["redshift"]) for n in range(3)]
+    magnitude = fits.Column("magnitude", "3E", array=given["magnitude"])
+    path = tmp_path / "1.fits"
+    fits.BinTableHDU.from_columns([image, *others, magnitude]).writeto(path)
+    for column, name in (
+        ("TTYPE2", ""),
+        ("TTYPE3", ""),
+        ("TTYPE4", "image2"),
+        ("TTYPE5", "image2"),
+    ):
+        fits.setval(path, column, value=name, ext=1)
+    fits.setval(path, "TTYPE5", value="magnitude", ext=1)
+    assert np.array_equal(read(path).magnitudes, given["magnitude"])
+    fits.setval(path, "TTYPE3", value="x", ext=1)
+    fits.setval(path, "TTYPE4", value="x", ext=1)
+    got = read(path)
+    assert np.array_equal(got.magnitudes, given["magnitude"])
+    assert np.array_equal(got.images, given["image"])
+
+
+# HDF5: numbers that are packed as netCDF packs them
+
+
+@pytest.mark.parametrize("chunks", [None, True])
+def test_hdf5_numbers_that_are_packed(chunks: bool | None, tmp_path: Path) -> None:
+    """As netCDF and xarray write them: scaled integers, and values that mean missing."""
+    given = arrays()
+    counts = (given["image"] * 1000).astype(np.int16)
+    counts[0, 0, 0, 0] = -32768
+    magnitude = np.full((ROWS, BANDS), 17125, np.int32)
+    magnitude[2, 1] = -1
+    redshift = given["redshift"].copy()
+    redshift[5] = 99.9
+    ids = given["object_id"].copy()
+    with h5py.File(tmp_path / "1.h5", "w") as file:
+        packed = {"image": counts, "magnitude": magnitude, "redshift": redshift, "object_id": ids}
+        for name, array in packed.items():
+            file.create_dataset(name, data=array, chunks=chunks)
+        file["image"].attrs.update(scale_factor=0.001, add_offset=2.0, _FillValue=np.int16(-32768))
+        file["magnitude"].attrs.update(scale_factor=[0.001], missing_value=[-2, -1])
+        file["redshift"].attrs.update(_FillValue=np.float32(np.nan), missing_value=99.9)
+        file["object_id"].attrs.update(_FillValue=3, scale_factor="none")
+    got = read(tmp_path / "1.h5")
+    images = np.where(counts == -32768, np.nan, counts * 0.001 + 2.0)
+    assert np.allclose(got.images, images, atol=1e-6, equal_nan=True)
+    assert np.allclose(got.magnitudes, np.where(magnitude == -1, np.nan, 17.125), equal_nan=True)
+    assert list(np.flatnonzero(np.isnan(got.redshift))) == [5]
+    assert [n for n, one in enumerate(got.object_id.tolist()) if one is None] == [3]
+
+
 def test_fits_columns_that_are_refused(tmp_path: Path) -> None:
     given = arrays()
     shape = f"({SIDE},{SIDE},{BANDS})"
@@ -371,6 +425,16 @@ def test_parquet_lists_of_all_kinds(form: str, tmp_path: Path) -> None:
     with open_partition(storage, key) as reader:  # in any order
         for start in (7, 3, 11, 0, 4):
             assert np.array_equal(reader.rows_at(start, start + 1).images, image[start : start + 1])
+
+
+def test_a_tensor_with_permuted_axes_is_named(tmp_path: Path) -> None:
+    given = arrays()
+    kind = pa.fixed_shape_tensor(pa.float32(), [SIDE, SIDE, BANDS], permutation=[2, 0, 1])
+    flat = pa.array(given["image"].reshape(ROWS, -1).tolist(), pa.list_(pa.float32(), 48))
+    table = {"image": pa.ExtensionArray.from_storage(kind, flat)}
+    pq.write_table(pa.table(table), tmp_path / "1.parquet")
+    with pytest.raises(BadPartitionError, match=r"1\.parquet: image: a tensor column"):
+        read(tmp_path / "1.parquet")
 
 
 def test_parquet_lists_of_several_lengths(tmp_path: Path) -> None:

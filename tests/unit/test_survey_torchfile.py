@@ -380,6 +380,26 @@ def test_compressed_and_encrypted_entries_are_refused(dataset: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
+    ("view", "says"),
+    [
+        (lambda images: torch._neg_view(images), "call .resolve_neg() or .resolve_conj() before"),
+        (lambda images: images.to(torch.complex64).conj(), "negative or conjugate view"),
+        (lambda images: torch._neg_view(images.to(torch.uint16)), "negative or conjugate view"),
+        (lambda images: images[:1].expand(20, -1, -1, -1), "call .contiguous() before saving"),
+    ],
+    ids=["negative", "conjugate", "negative of an unsigned", "repeated"],
+)
+def test_views_that_are_not_what_is_stored(view, says: str, tmp_path: Path) -> None:
+    """The bytes of such a tensor are not its values: its sign, or its length, is elsewhere."""
+    images = view(torch.ones(20, 5, 8, 8))
+    others = torch.zeros(20, 5), torch.zeros(20)
+    torch.save(torch.utils.data.TensorDataset(images, *others), tmp_path / "1.pt")
+    with pytest.raises(BadPartitionError) as error:
+        read_cutouts(tmp_path / "1.pt")
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("offset", "shape", "stride"),
     [
         (-1, (4,), (1,)),

@@ -279,16 +279,28 @@ class _TorchNames:
         return LazyStorage(self._archive.source, entry, kind, dtype, count)
 
     def _tensor(
-        self, storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any
-    ) -> LazyTensor:
+        self, storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any = None,
+        _hooks: Any = None, views: Any = None,
+    ) -> LazyTensor:  # fmt: skip
         numbers = (offset, *shape, *stride)
         if not isinstance(storage, LazyStorage) or len(shape) != len(stride):
             raise ValueError("a tensor has no storage, or not one stride per dimension")
         if len(shape) > MOST_DIMENSIONS or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError(f"a tensor has the shape {shape}, strides {stride}")
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+        if isinstance(views, dict) and any(views.values()):
+            # The storage holds other numbers than the tensor: its negative, or its conjugate.
+            raise BadPartitionError(
+                f"{self._archive.name} has a negative or conjugate view of a tensor: call "
+                ".resolve_neg() or .resolve_conj() before saving"
+            )
         # The first condition refuses strides of 0, with which a few bytes could claim terabytes.
         if math.prod(shape) > storage.count or (math.prod(shape) and last >= storage.count):
+            if any(n > 1 and not step for n, step in zip(shape, stride, strict=True)):
+                raise BadPartitionError(
+                    f"{self._archive.name}: a tensor of shape {tuple(shape)} repeats its elements "
+                    f"(strides {tuple(stride)}); call .contiguous() before saving"
+                )
             raise BadPartitionError(
                 f"{self._archive.name}: a tensor of shape {tuple(shape)} reaches beyond the "
                 f"{storage.count} elements of {storage.entry.name}"
@@ -297,7 +309,7 @@ class _TorchNames:
 
     def _typed_tensor(
         self, storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any,
-        dtype: Any, *_rest: Any
+        dtype: Any, views: Any = None,
     ) -> LazyTensor:  # fmt: skip
         """Rebuild a tensor whose dtype has no storage class of its own: unsigned integers."""
         name = str(dtype).removeprefix("torch.")
@@ -308,7 +320,7 @@ class _TorchNames:
         kind = np.dtype(name).newbyteorder("<")
         count = storage.count // kind.itemsize
         typed = LazyStorage(storage.source, storage.entry, name, kind, count)
-        return self._tensor(typed, offset, shape, stride)
+        return self._tensor(typed, offset, shape, stride, views=views)
 
     def _parameter(self, data: Any, *_rest: Any) -> Any:
         return data

@@ -47,10 +47,9 @@ def compute_module() -> Any:
 
 def item_bytes(kind: Any) -> int:
     """Bytes of a single value of a column of this Arrow type, in memory."""
-    leaf, _ = unwrapped(kind)
     try:
-        return max(1, int(leaf.bit_width) // 8)
-    except ValueError:  # of text
+        return max(1, int(unwrapped(kind)[0].bit_width) // 8)
+    except (ValueError, BadPartitionError):  # of text, or of what is refused later
         return 8
 
 

@@ -84,8 +84,22 @@ def _is_table(fits: Any, hdu: Any) -> bool:
 
 
 def _used(hdu: Any, source: ByteSource, options: ReadOptions) -> dict[str, str]:
-    named = pick_columns(source.name, hdu.columns.names, options)
+    named = pick_columns(source.name, _names(hdu), options)
     return without_strangers(named, partial(_is_plain, hdu.columns))
+
+
+def _names(hdu: Any) -> list[str]:
+    """Names of the table's columns; FITS allows columns without one."""
+    return [name for name in hdu.columns.names if name]
+
+
+def _name_all(columns: Any) -> None:
+    """Give every column a name of its own, without which NumPy makes no dtype of a row."""
+    seen: set[str] = set()
+    for number, column in enumerate(columns, start=1):
+        if not column.name or column.name in seen:
+            column.name = f"{column.name or 'unnamed'} (column {number})"
+        seen.add(column.name)
 
 
 def _of_table(hdu: Any, source: ByteSource, used: dict[str, str], options: ReadOptions) -> Table:
@@ -95,6 +109,7 @@ def _of_table(hdu: Any, source: ByteSource, used: dict[str, str], options: ReadO
             "`funpack`"
         )
     start = int(hdu.fileinfo()["datLoc"])
+    _name_all(hdu.columns)
     row = hdu.columns.dtype.newbyteorder(">")
     if row.itemsize != hdu.header["NAXIS1"]:
         raise BadPartitionError(
@@ -102,7 +117,7 @@ def _of_table(hdu: Any, source: ByteSource, used: dict[str, str], options: ReadO
         )
     fields = {n: _Field.of(hdu.columns[f], row, f"{source.name}: {f}") for n, f in used.items()}
     table = _Rows(source, start, int(hdu.header["NAXIS2"]), row, fields, options)
-    table.unused = unused_names(hdu.columns.names, used.values())
+    table.unused = unused_names(_names(hdu), used.values())
     if options.describe:
         table.described = tuple(_described(hdu, row))
     return table
@@ -136,6 +151,8 @@ def _described(hdu: Any, row: np.dtype[Any]) -> Iterator[ColumnSpec]:
     """Describe every column of the table; by convention UCDs are in ``TUCDn`` and descriptions in
     ``TCOMMn``."""
     for number, name in enumerate(hdu.columns.names, start=1):
+        if not name:
+            continue
         if not _is_plain(hdu.columns, name):
             yield ColumnSpec(name, name, kind="")
             continue

@@ -1,13 +1,15 @@
 """HDF5 (``.h5``, ``.hdf5``): one dataset per column at the root of the file.
 
 A contiguous image dataset, as we write it, is mapped or read by ranges; a chunked or compressed
-one goes through h5py. Links to other files, external and virtual datasets are refused: a partition
-must not make a worker read any other file.
+one goes through h5py, as does one whose attributes say how its numbers are packed. Links to other
+files, external and virtual datasets are refused: a partition must not make a worker read any other
+file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +159,48 @@ def _check_filters(h5py: Any, dataset: Any, place: str) -> None:
 
 def _dtype(h5py: Any, dataset: Any) -> np.dtype[Any]:
     """Dtype of a dataset's values; h5py represents variable-length text as Python objects."""
-    return TEXT if h5py.check_string_dtype(dataset.dtype) else np.dtype(dataset.dtype)
+    if h5py.check_string_dtype(dataset.dtype):
+        return TEXT
+    return np.dtype(np.float64) if _Packing.of(dataset).scaled else np.dtype(dataset.dtype)
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """How the attributes of a dataset say that its numbers are packed: those of netCDF, which
+    xarray writes too."""
+
+    scale: float = 1.0
+    """``scale_factor``."""
+    offset: float = 0.0
+    """``add_offset``."""
+    nulls: tuple[float, ...] = ()
+    """``_FillValue`` and ``missing_value``: numbers, as stored, that mean missing."""
+
+    @classmethod
+    def of(cls, dataset: Any) -> _Packing:
+        if dataset.dtype.kind not in "iuf":
+            return cls()
+        scale, offset = _numbers(dataset, "scale_factor"), _numbers(dataset, "add_offset")
+        nulls = (*_numbers(dataset, "_FillValue"), *_numbers(dataset, "missing_value"))
+        return cls(scale[0] if scale else 1.0, offset[0] if offset else 0.0, nulls)
+
+    @property
+    def scaled(self) -> bool:
+        return (self.scale, self.offset) != (1, 0)
+
+    def values(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """The numbers that are meant; a masked array if some are missing."""
+        missing = np.zeros(raw.shape, np.bool_)
+        for null in self.nulls:  # rounded as the numbers are: 99.9 as float32
+            missing |= raw == (np.asarray(null, raw.dtype) if raw.dtype.kind == "f" else null)
+        values = raw.astype(np.float64) * self.scale + self.offset if self.scaled else raw
+        return np.ma.masked_array(values, mask=missing) if missing.any() else values
+
+
+def _numbers(dataset: Any, name: str) -> tuple[float, ...]:
+    """The numbers of an attribute; NaN means missing in any case and is left out."""
+    value = np.ravel(dataset.attrs[name]) if name in dataset.attrs else np.empty(0)
+    return tuple(value[value == value].tolist()) if value.dtype.kind in "iuf" else ()
 
 
 def _is_raw(file: Any, dataset: Any) -> bool:
@@ -165,6 +208,7 @@ def _is_raw(file: Any, dataset: Any) -> bool:
     if dataset.size == 0:
         return True
     plain = dataset.chunks is None and not dataset.compression and not file.userblock_size
+    plain = plain and _Packing.of(dataset) == _Packing()
     return bool(plain and dataset.dtype.kind in "iuf" and dataset.id.get_offset() is not None)
 
 
@@ -184,6 +228,7 @@ class _Datasets(Table):
         columns = check_columns(source.name, found, sources, options)
         super().__init__(source, columns)
         self._file, self._datasets = file, datasets
+        self._packings = {name: _Packing.of(dataset) for name, dataset in datasets.items()}
         for name, dataset in datasets.items():
             chunk = np.prod(dataset.chunks or (1,), dtype=np.float64) * dataset.dtype.itemsize
             # HDF5 decodes a whole chunk at a time, so the size of a chunk bounds the memory.
@@ -209,7 +254,7 @@ class _Datasets(Table):
             if name != "image" and self.columns.kept(name)[0] == TEXT:
                 array = self._text(dataset, start, stop)
             else:
-                array = dataset[start:stop]
+                array = self._packings[name].values(dataset[start:stop])
         except UnicodeDecodeError as error:
             raise BadPartitionError(
                 f"{self.source.name}: {name} has text that is not UTF-8: write it again"

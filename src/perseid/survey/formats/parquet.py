@@ -174,7 +174,10 @@ class _Groups(Table):
     def _layout(self, name: str, kind: Any, where: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
         """Dtype and shape of a column; variable-length lists are taken to be as long as the first
         one."""
-        leaf, sizes = unwrapped(kind)
+        try:
+            leaf, sizes = unwrapped(kind)
+        except BadPartitionError as error:
+            raise BadPartitionError(f"{where}: {name}: {error}") from error
         if None in sizes:
             sizes = self._lengths(name, len(sizes))
         return numpy_type(leaf, f"{where}: {name}"), (self._rows, *map(int, sizes))  # type: ignore[arg-type]
