@@ -134,6 +134,27 @@ def _give_and_go(comm):
     return comm.gather(comm.rank, comm.world_size - 1)
 
 
+def _join_and_give(address, rank, given):
+    # Longer than a rank waits at a time for all the connections of a call.
+    time.sleep(1.5 if rank == 2 else 0.0)
+    with Communicator.join("late", rank, 3, address, wait=False) as comm:
+        given[rank] = comm.gather(rank, 0)
+
+
+def test_a_rank_that_gave_its_part_and_left_while_others_were_awaited_is_not_missed():
+    given = {}
+    with EmbeddedServer() as server:
+        threads = [
+            threading.Thread(target=_join_and_give, args=(server.address, rank, given), daemon=True)
+            for rank in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert given == {0: [0, 1, 2], 1: None, 2: None}
+
+
 def test_ranks_that_give_their_part_and_leave_at_once_are_not_missed():
     for _ in range(6):
         assert run_threads(9, _give_and_go)[8] == list(range(9))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from perseid.errors import BadInputError
 
@@ -27,7 +30,8 @@ def whole(name: str, value: Any) -> int:
         # True would pass as rank 1, which is almost certainly a mistake of the caller.
         if not isinstance(value, bool):
             return operator.index(value)
-    except TypeError:
+    # Anything may come out of a value's own `__index__`.
+    except Exception:
         pass
     raise BadInputError(f"{name} must be a whole number, not {shown(value)}")
 
@@ -55,7 +59,33 @@ def text(name: str, value: Any) -> str:
     return value
 
 
+def items(name: str, value: Any) -> list[Any]:
+    """The items of a list, tuple, array or other sequence.
+
+    Raises
+    ------
+    BadInputError
+        It is no sequence, or one that does not give its items (an array without dimensions).
+    """
+    if isinstance(value, (Sequence, np.ndarray)):
+        try:
+            return list(value)
+        # Anything may come out of a sequence of the caller's own.
+        except Exception:
+            pass
+    raise BadInputError(f"{name} must be a list, not {shown(value)}")
+
+
 def shown(value: Any) -> str:
     """A value as an error message shows it: shortened to 60 characters, with its type."""
-    said = repr(value)
-    return f"{said if len(said) <= 60 else said[:57] + '...'} ({type(value).__name__})"
+    return f"{short_repr(value)} ({type(value).__name__})"
+
+
+def short_repr(value: Any) -> str:
+    """A value's ``repr``, shortened to 60 characters; its type where it cannot be shown."""
+    try:
+        said = repr(value)
+    # What a wrong argument does in its own `__repr__` must not hide that it is wrong.
+    except Exception:
+        said = object.__repr__(value)
+    return said if len(said) <= 60 else said[:57] + "..."

@@ -119,6 +119,7 @@ class ArrayCalls:
         place, place_code = arrays.to_receive(into)
         data, code = arrays.to_send(arrays.without_overlap(array, into))
         sendtag, recvtag = arguments.tag("sendtag", sendtag), arguments.tag("recvtag", recvtag)
+        dest, source = arguments.whole("dest", dest), arguments.whole("source", source)
         # A message to oneself needs no connection.
         if dest == source == self.rank:
             arrays.like(into, array)[...] = array
@@ -161,7 +162,7 @@ class ArrayCalls:
         counts = self._counts(counts, array)
         parts = None
         if self.rank == root:
-            parts = arrays.parts(into, array.dtype, counts or [array.size] * self.world_size)
+            parts = arrays.places(into, array.dtype, counts or [array.size] * self.world_size)
         # The signature carries the number of elements, which all ranks compare. If the parts differ
         # in size, each rank's number is its own, so 0 is sent instead.
         count = 0 if counts else array.size
@@ -209,7 +210,7 @@ class ArrayCalls:
         ``comm.Allgather(np.ones(4), np.empty(4 * comm.size))``."""
         data, code = arrays.to_send(arrays.without_overlap(array, into))
         counts = self._counts(counts, array)
-        parts = arrays.parts(into, array.dtype, counts or [array.size] * self.world_size)
+        parts = arrays.places(into, array.dtype, counts or [array.size] * self.world_size)
         call = self._group.call(FrameKind.ALLGATHER, -1, 0, code, 0 if counts else array.size)
         if counts or len(data) >= allgather.LARGE_BYTES:
             parts[call.rank][:] = data
@@ -307,8 +308,8 @@ class ArrayCalls:
                 f"Alltoall of {array.size} into {into.size} elements among {size} ranks: both "
                 "must be the same multiple of the number of ranks"
             )
-        counts = counts or [array.size // size] * size
-        into_counts = into_counts or [into.size // size] * size
+        counts = self._whole_counts("counts", counts) or [array.size // size] * size
+        into_counts = self._whole_counts("into_counts", into_counts) or [into.size // size] * size
         if counts[self.rank] != into_counts[self.rank]:
             raise BadInputError(
                 f"a rank gives itself {counts[self.rank]} elements and takes "
@@ -351,15 +352,22 @@ class ArrayCalls:
 
     def _counts(self, counts: Sequence[int] | None, mine: Array) -> list[int] | None:
         """The checked number of elements of each rank; None if all ranks have the same number."""
-        if counts is None:
-            return None
-        if not isinstance(counts, (Sequence, np.ndarray)):
-            raise BadInputError(f"counts must be a list, not {arguments.shown(counts)}")
-        whole = [arguments.whole("counts", count) for count in counts]
-        if len(whole) != self.world_size or min(whole) < 0 or whole[self.rank] != mine.size:
+        whole = self._whole_counts("counts", counts)
+        if whole is not None and whole[self.rank] != mine.size:
             raise BadInputError(
                 f"counts={whole} must give the elements of each of {self.world_size} ranks, and "
                 f"rank {self.rank} has {mine.size}"
+            )
+        return whole
+
+    def _whole_counts(self, name: str, counts: Sequence[int] | None) -> list[int] | None:
+        """One number of elements for each rank, from 0; None if no numbers were given."""
+        if counts is None:
+            return None
+        whole = [arguments.whole(name, count) for count in arguments.items(name, counts)]
+        if len(whole) != self.world_size or min(whole) < 0:
+            raise BadInputError(
+                f"{name}={whole} must give the elements of each of {self.world_size} ranks"
             )
         return whole
 

@@ -97,6 +97,17 @@ def parts(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> l
     return [data[start:end] for start, end in itertools.pairwise(ends)]
 
 
+def places(into: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> list[memoryview]:
+    """The bytes of consecutive parts of an array that is received into.
+
+    Raises the same errors as ``parts`` and ``to_receive``.
+    """
+    found = parts(into, dtype, counts)
+    if into is not None:
+        _check_place(into)
+    return found
+
+
 def pieces(array: Array | None, dtype: np.dtype[Any], counts: Sequence[int]) -> list[Array]:
     """Consecutive parts of an array, as arrays; raises the same errors as ``parts``."""
     flat = _whole(array, dtype, counts).reshape(-1)
@@ -159,5 +170,6 @@ def matching(op: Op, array: Array, into: Array) -> int:
         code = _CODES_BY_ID.get(id(dtype))
         if code and into.dtype is dtype and into.shape == array.shape and into.flags.carray:
             return code
+    code = reducible(op, array)[1]
     like(into, array)
-    return reducible(op, array)[1]
+    return code

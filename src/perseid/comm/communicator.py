@@ -155,7 +155,11 @@ class Communicator(ObjectCalls):
             constants,
             deadline,
             timeout,
-            LossTimeouts(death_timeout, link_timeout, silence_timeout),
+            LossTimeouts(
+                arguments.seconds("death_timeout", death_timeout),
+                arguments.seconds("link_timeout", link_timeout),
+                arguments.seconds("silence_timeout", silence_timeout),
+            ),
             oversubscribed,
             store,
             prefix,

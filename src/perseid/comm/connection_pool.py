@@ -141,7 +141,7 @@ class ConnectionPool:
                 break
             except RendezvousTimeoutError as error:
                 self.failure.check()
-                self._check_connecting(missing, error, end)
+                self._check_connecting(error, end)
             except NoPathError as error:
                 if self.store is None or not error.ranks:
                     self.failure.fail(error)
@@ -161,11 +161,9 @@ class ConnectionPool:
         for rank in ranks:
             self.adopt(StoreChannel(self.rank, rank, self.store, self.prefix, self.poll_seconds))
 
-    def _check_connecting(
-        self, missing: list[int], error: RendezvousTimeoutError, end: float
-    ) -> None:
-        for rank, reason in self.failure.left_of(missing).items():
-            self.failure.fail(PeerLostError(f"Rank {rank} has left: {reason}.", rank))
+    def _check_connecting(self, error: RendezvousTimeoutError, end: float) -> None:
+        # That a rank has left is no reason: its link may be there while others are awaited. The
+        # client says which ranks left without one.
         if time.monotonic() >= end:
             self.failure.fail(
                 RendezvousTimeoutError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 from perseid.comm import abort
@@ -93,11 +93,6 @@ class Failure:
                 # A reason that concerns another rank is about a later failure.
                 if abort.same_loss(self.error, error):
                     self.error = error
-
-    def left_of(self, ranks: Iterable[int]) -> dict[int, str]:
-        """Which of these ranks said goodbye, each with the reason for messages."""
-        with self._news:
-            return {rank: self._left[rank] for rank in ranks if rank in self._left}
 
     # --- found by this rank ------------------------------------------------------------------
 
@@ -260,5 +255,9 @@ class Failure:
 
 def described(error: BaseException) -> str:
     """An exception as text for the other ranks: its class, and at most 400 characters."""
-    said = str(error)
+    try:
+        said = str(error)
+    # The other ranks are told even where the program's own exception cannot be shown.
+    except Exception:
+        said = ""
     return f"{type(error).__name__}: {said[:400]}" if said else type(error).__name__

@@ -6,11 +6,12 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 from perseid.comm import arguments
 from perseid.comm.connection_pool import ConnectionPool
-from perseid.comm.cost_model import Constants, Estimate, choose_for_job
+from perseid.comm.cost_model import HINTS, Constants, Estimate, choose_for_job
 from perseid.comm.store_channel import ObjectStore
 from perseid.errors import BadInputError, PerseidError
 from perseid.rendezvous import Client, Endpoint, LossTimeouts, parse_key
@@ -71,14 +72,34 @@ class JoinRequest:
             arguments.text("certificate", self.certificate)
         if not 0 <= self.rank < self.world_size:
             raise BadInputError(f"rank {self.rank} is not in a world of {self.world_size} ranks")
-        if self.transport not in TRANSPORTS:
-            raise BadInputError(f"the transport is {', '.join(TRANSPORTS)}, not {self.transport!r}")
+        if not (isinstance(self.transport, str) and self.transport in TRANSPORTS):
+            raise BadInputError(
+                f"the transport is {', '.join(TRANSPORTS)}, "
+                f"not {arguments.short_repr(self.transport)}"
+            )
+        self._check_hint()
         for name in ("put", "get", "delete"):
             if self.store is not None and not callable(getattr(self.store, name, None)):
                 raise BadInputError(
                     f"store must have put, get and delete, as perseid.storage.Storage has; "
                     f"{arguments.shown(self.store)} has no {name}"
                 )
+
+    def _check_hint(self) -> None:
+        # Also in a world of one, where nothing is chosen: a program is often tried there first.
+        if not (self.hint is None or (isinstance(self.hint, str) and self.hint in HINTS)):
+            said = arguments.short_repr(self.hint)
+            raise BadInputError(f"the hint is {' or '.join(HINTS)}, not {said}")
+        pair = arguments.items("expects", self.expects)
+        if len(pair) != 2:
+            raise BadInputError(
+                f"expects must be an operation and a number of bytes, "
+                f"not {arguments.shown(self.expects)}"
+            )
+        arguments.text("the operation of expects", pair[0])
+        if isinstance(pair[1], bool) or not isinstance(pair[1], Real):
+            said = arguments.shown(pair[1])
+            raise BadInputError(f"the bytes of expects must be a number, not {said}")
 
     def connect(self) -> tuple[ConnectionPool, Estimate | None]:
         """Register, and wait for the other ranks if that was asked for.

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from perseid.comm import arguments
 from perseid.comm.array_calls import AnyOp, ArrayCalls
 from perseid.comm.call_guard import guarded
@@ -68,6 +66,7 @@ class ObjectCalls(ArrayCalls):
         sendtag = arguments.tag("sendtag", sendtag)
         step = 0 if recvtag is None else arguments.tag("recvtag", recvtag)
         blob = dumps(value)
+        dest, source = arguments.whole("dest", dest), arguments.whole("source", source)
         if dest == source == self.rank:
             return loads(blob.parts, blob.flat())
         out, back = self._peer("dest", dest), self._peer("source", source)
@@ -128,10 +127,11 @@ class ObjectCalls(ArrayCalls):
         root = self._root(root)
         # All objects are pickled before any is sent: one that cannot be pickled stops nothing
         # halfway.
-        mine = [dumps(value) for value in self._one_each(values)] if self.rank == root else None
+        given = self._one_each(values) if self.rank == root else None
+        mine = None if given is None else [dumps(value) for value in given]
         blob = scatter.blobs(self._group.call(FrameKind.SCATTER, root), mine, root)
-        if mine is not None:
-            return self._one_each(values)[root]
+        if given is not None:
+            return given[root]
         return loads(blob.parts, blob.flat())
 
     @guarded
@@ -187,13 +187,12 @@ class ObjectCalls(ArrayCalls):
 
     # --- helpers -----------------------------------------------------------------------------
 
-    def _one_each(self, values: Sequence[Any] | None) -> Sequence[Any]:
-        if not (values is None or isinstance(values, (Sequence, np.ndarray))):
-            raise BadInputError(f"values must be a list, not {arguments.shown(values)}")
-        if values is None or len(values) != self.world_size:
-            have = "none" if values is None else str(len(values))
+    def _one_each(self, values: Sequence[Any] | None) -> list[Any]:
+        given = [] if values is None else arguments.items("values", values)
+        if len(given) != self.world_size:
+            have = "none" if values is None else str(len(given))
             raise BadInputError(
                 f"rank {self.rank} must give one value for each of {self.world_size} ranks, "
                 f"not {have}"
             )
-        return values
+        return given

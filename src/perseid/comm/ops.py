@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from perseid.comm.arguments import short_repr
 from perseid.comm.frames import CUSTOM, reduction_code
 from perseid.errors import BadInputError
 
@@ -175,5 +176,5 @@ def as_op(op: Op | str | Combine) -> Op:
     if callable(op):
         return Op.custom(op)
     raise BadInputError(
-        f"{op!r} is not a reduction; use one of {', '.join(_BY_NAME)}, or a function"
+        f"{short_repr(op)} is not a reduction; use one of {', '.join(_BY_NAME)}, or a function"
     )

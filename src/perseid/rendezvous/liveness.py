@@ -24,6 +24,9 @@ SILENCE_SECONDS = 60.0
 """Without a sign of life of a process whose kernel answers."""
 LONGEST_SILENCE = 5_350.0
 """The longest silence that the protocol's field can say, in seconds."""
+LONGEST_WAIT = 1_000_000.0
+"""The longest time that a call waits, in seconds (11 days): kernel and interpreter count waits in
+integers, and some fail above 2^31 ms."""
 
 _EXACT_MS = 65_000
 """A silence up to this stands in its 16-bit field as milliseconds; a larger value v stands for
@@ -57,6 +60,11 @@ class LossTimeouts:
                 raise BadInputError(f"{name}_timeout must be a number of seconds, not {value!r}.")
         if not self.death or not self.link:
             raise BadInputError("death_timeout and link_timeout must be above 0 seconds.")
+        for name, value in (("death", self.death), ("link", self.link)):
+            if value > LONGEST_WAIT:
+                raise BadInputError(
+                    f"{name}_timeout is at most {LONGEST_WAIT:g} s, not {value:g} s."
+                )
         if self.silence > LONGEST_SILENCE:
             raise BadInputError(
                 f"silence_timeout is at most {LONGEST_SILENCE:g} s (0: no limit), "

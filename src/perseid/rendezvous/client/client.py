@@ -23,6 +23,7 @@ from perseid.rendezvous.client.membership import Membership
 from perseid.rendezvous.client.peer_table import DEPARTURE_TEXT, Notice
 from perseid.rendezvous.liveness import (
     LINK_SECONDS,
+    LONGEST_WAIT,
     SILENCE_SECONDS,
     LossTimeouts,
     pack_silence,
@@ -136,7 +137,7 @@ class Client(Membership):
             from perseid.rendezvous.net.tls import job_certificate
 
             held = job_certificate(certificate, key.hex() if key else "")
-        end = time.monotonic() + deadline
+        end = time.monotonic() + min(deadline, LONGEST_WAIT)
         opened = register(endpoint, hello, key, end)
         return cls(endpoint, key, opened, transport, timeouts.link, held)
 
@@ -342,7 +343,7 @@ class Client(Membership):
         def over() -> bool:
             return ready() or table.closed or table.fatal is not None
 
-        table.changed.wait_for(over, deadline)
+        table.changed.wait_for(over, min(deadline, LONGEST_WAIT))
         if ready():
             return True
         if table.fatal is not None:
@@ -381,14 +382,15 @@ class Client(Membership):
 
 
 def _check(hello: Register, transport: str) -> None:
-    job, world = hello.job.encode(), hello.world
+    job, world = hello.job.encode(errors="surrogatepass"), hello.world
     if not 0 < world <= MAX_WORLD:
         raise BadInputError(f"A job must have 1 to {MAX_WORLD} ranks, not {world}.")
     if not 0 <= hello.rank < world:
         raise BadInputError(f"Rank {hello.rank} is not in a world of {world} ranks.")
-    if not 0 < len(job) <= MAX_JOB_BYTES:
+    if not 0 < len(job) <= MAX_JOB_BYTES or job.decode(errors="ignore") != hello.job:
         raise BadInputError(
-            f"The name of a job must have 1 to {MAX_JOB_BYTES} bytes in UTF-8, not {len(job)}."
+            f"The name of a job must have 1 to {MAX_JOB_BYTES} bytes in UTF-8, not {len(job)} "
+            f"({hello.job[:40]!r})."
         )
     if not 0 <= hello.generation < 1 << 32:
         raise BadInputError(f"generation must be 0 to 4294967295, not {hello.generation}.")

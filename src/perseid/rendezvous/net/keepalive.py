@@ -12,6 +12,8 @@ import struct
 _PROBES = 10
 """Unanswered probes of an idle connection. Ten, a second apart with the default of 15 s, rather
 than three: of three, a network that loses 20 % in each direction loses all every 21st time."""
+_MOST_SECONDS, _MOST_PROBES = 32_767, 127
+"""Linux's MAX_TCP_KEEPIDLE (MAX_TCP_KEEPINTVL is the same) and MAX_TCP_KEEPCNT."""
 _THIN_LINEAR_TIMEOUTS = 16
 """Linux's TCP_THIN_LINEAR_TIMEOUTS, which Python does not name: while little is in flight the
 first retransmissions do not wait longer each time, so that more of them fit into the deadline."""
@@ -26,9 +28,9 @@ def watch_link(sock: socket.socket, seconds: float) -> None:
     Unacknowledged data is another matter: see `end_unanswered` and `unanswered_for`.
     """
     # A third of the time before the first probe, the rest spread over the probes.
-    idle = max(1, round(seconds / 3))
-    interval = max(1, round((seconds - idle) / _PROBES))
-    count = max(1, round((seconds - idle) / interval))
+    idle = min(max(1, round(seconds / 3)), _MOST_SECONDS)
+    interval = min(max(1, round((seconds - idle) / _PROBES)), _MOST_SECONDS)
+    count = min(max(1, round((seconds - idle) / interval)), _MOST_PROBES)
     with contextlib.suppress(OSError):  # a socket pair has none of these
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
