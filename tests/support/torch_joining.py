@@ -40,7 +40,7 @@ def beside_gloo(rank, size):
     dist.destroy_process_group(everyone)
     for number in reversed(mine):
         dist.destroy_process_group(pairs[number])
-    print("LEFT", len(join._memberships))
+    print("LEFT", len(join._joined))
     dist.destroy_process_group()
 
 

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from perseid.comm.helper_thread import Operation
 from perseid.comm.shared_world import SharedGroup
 from perseid.compat.mpi.constants import UNDEFINED
 from perseid.compat.mpi.exceptions import failure
 from perseid.compat.mpi.message_status import Status
-
-
-class Operation(Protocol):
-    """An operation that may still be under way."""
-
-    @property
-    def done(self) -> bool:
-        """Whether the operation has ended."""
-        ...
 
 
 class Request:

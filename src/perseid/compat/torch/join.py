@@ -33,8 +33,8 @@ _SUBGROUPS = 1 << 31
 """Smallest id of a sub-group; such ids are derived from the names of the groups."""
 
 
-class Membership:
-    """The membership of this process in one of torch's jobs.
+class JoinedJob:
+    """One of torch's jobs that this process has joined.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class Membership:
         if not self._left.acquire(blocking=False):
             return
         with contextlib.suppress(ValueError):
-            _memberships.remove(self)
+            _joined.remove(self)
         # Sends are completed first, since peers may still be receiving them.
         self.world.finish(error)
         self.world.close(error)
@@ -89,13 +89,13 @@ class Membership:
         self._server.__exit__(None, None, None)
 
 
-_memberships: list[Membership] = []
-"""The present memberships of this process."""
+_joined: list[JoinedJob] = []
+"""The jobs in which this process is now."""
 _generations: dict[str, int] = {}
 """By job of the environment, the number of times that this process has joined it, less one. Each
 time is a separate attempt."""
 _watching: set[int] = set()
-"""Process ids whose end is watched; a forked child inherits the hooks but no membership."""
+"""Process ids whose end is watched; a forked child inherits the hooks but is in no job."""
 
 
 def create(options: Any, _: Any = None) -> ProcessGroupPerseid:
@@ -105,11 +105,11 @@ def create(options: Any, _: Any = None) -> ProcessGroupPerseid:
     backend, each group is a job of its own.
     """
     ranks = list(options.global_ranks_in_group or ())
-    world = next((one for one in _memberships if one.default), None)
+    world = next((one for one in _joined if one.default), None)
     if ranks and world is not None:
         return world.subgroup(options.group_id, ranks)
     member = _join(options, default=not ranks)
-    _memberships.append(member)
+    _joined.append(member)
     _watch_end()
     return ProcessGroupPerseid(member.world.world, member.leave)
 
@@ -117,24 +117,24 @@ def create(options: Any, _: Any = None) -> ProcessGroupPerseid:
 def leave(error: BaseException | None = None) -> None:
     """Leave all jobs of this process. With an error, all other ranks raise ``PeerLostError`` with
     its text at once."""
-    for member in list(_memberships):
+    for member in list(_joined):
         member.leave(error)
 
 
-def _join(options: Any, default: bool) -> Membership:
+def _join(options: Any, default: bool) -> JoinedJob:
     store, rank, size = options.store, options.group_rank, options.group_size
     seconds = options.timeout.total_seconds()
     # A single rank needs no rendezvous; torch creates such groups routinely.
     if size == 1:
         alone = SharedWorld.join(job="alone", rank=0, world_size=1, rendezvous=None, key=None)
-        return Membership(alone, None, default)
+        return JoinedJob(alone, None, default)
     # torch has one timeout for joining and for calls.
     common = {"rank": rank, "world_size": size, "timeout": seconds, "deadline": seconds}
     if default and "PERSEID_RENDEZVOUS" in os.environ:
         # `perseid comm run` has started a server for these ranks already.
         job = os.environ.get("PERSEID_JOB", "job")
         attempt = _generations[job] = _generations.get(job, -1) + 1
-        return Membership(SharedWorld.join(**common, generation=attempt), None, default)
+        return JoinedJob(SharedWorld.join(**common, generation=attempt), None, default)
     # A store outlives its process groups, so entries of earlier groups must not be read.
     name = f"perseid/{store.add(f'perseid/attempts-of-{rank}', 1)}"
     server = _serve(store, name, default) if rank == 0 else None
@@ -147,7 +147,7 @@ def _join(options: Any, default: bool) -> Membership:
         if server is not None:
             server.__exit__(None, None, None)
         raise
-    return Membership(world, server, default)
+    return JoinedJob(world, server, default)
 
 
 def _serve(store: Any, name: str, default: bool) -> EmbeddedServer:
@@ -227,8 +227,8 @@ def _watch_end() -> None:
 
 
 def _forget_in_child() -> None:
-    """Forget the memberships in a forked child, since they belong to the parent."""
-    _memberships.clear()
+    """Forget the jobs in a forked child, since the parent is in them."""
+    _joined.clear()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
