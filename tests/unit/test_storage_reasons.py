@@ -46,6 +46,7 @@ DOCUMENTED = [
     (400, "KMS.DisabledException", "", ForbiddenError, r"kms:Decrypt"),
     (400, "EntityTooLarge", "", StorageError, r"larger than"),
     (400, "InvalidDigest", "", StorageError, r"the store refuses: \w+"),
+    (409, "InvalidBucketState", "", StorageError, r"the store refuses: \w+"),
 ]  # fmt: skip
 
 
@@ -83,6 +84,31 @@ def test_each_code_has_its_own_sentence(server: SmallS3, store: Storage, operati
         assert "<" not in sentence
         assert "\n" not in sentence
         assert len(server.asked) <= 2, "a refusal is not repeated"
+
+
+@pytest.mark.parametrize("operation", ["get", "put", "list", "delete"])
+def test_a_conflict_is_not_an_object_that_is_there(
+    server: SmallS3, store: Storage, operation: str
+) -> None:
+    server.answer = lambda asked: error(409, "OperationAborted", "A conflicting operation")
+    with pytest.raises(StorageError, match=r"in progress: try again .*\(OperationAborted\)") as e:
+        OPERATIONS[operation](store)
+    assert not isinstance(e.value, AlreadyExistsError)
+
+
+def test_an_error_after_the_answer_began_is_a_sentence(server: SmallS3, store: Storage) -> None:
+    """Status 200, and in the body that it failed after all."""
+    late = error(409, "InternalError", "We encountered an internal error.")
+    server.answer = lambda asked: Answer(200, late.body, late.headers)
+    with pytest.raises(StorageError, match=r"too busy, or failed.*\(InternalError\)") as caught:
+        store.delete(["k"])
+    assert "<" not in str(caught.value)
+
+
+def test_a_part_that_does_not_say_which_is_not_data(server: SmallS3, store: Storage) -> None:
+    server.answer = lambda asked: Answer(206, b"abc", {"ETag": '"5f3c"'})
+    with pytest.raises(StorageError, match="not an S3 server"):
+        store.get_range("k", 0, 3)
 
 
 def test_every_code_of_the_table_is_a_sentence_on_one_line() -> None:

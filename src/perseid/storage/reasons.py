@@ -54,6 +54,10 @@ _BUSY = Reason(
     StorageError,
     "the store was too busy, or failed, in all attempts: try again later, with fewer workers",
 )
+_CONFLICT = Reason(
+    StorageError,
+    "another operation on the same object or bucket is in progress: try again in a minute",
+)
 _ARCHIVED = Reason(
     ForbiddenError,
     "the object is archived{storage_class} and cannot be read until it is restored: `aws s3api "
@@ -123,6 +127,8 @@ CODES: Mapping[str, Reason] = {
     "ServiceUnavailable": _BUSY,
     "InternalError": _BUSY,
     "RequestTimeout": _BUSY,
+    "OperationAborted": _CONFLICT,
+    "ConditionalRequestConflict": _CONFLICT,
     "QuotaExceeded": _FULL,
     "QuotaExceededException": _FULL,
     "XMinioStorageFull": _FULL,
@@ -146,7 +152,7 @@ _EMPTY_WORDS = ("access denied", "access denied.", "forbidden")
 """Server messages that add nothing to their code."""
 _FOREIGN = (
     "invalid list response", "invalid DeleteObjects response", "ETag Header missing",
-    "non-partial response", "error following redirect",
+    "non-partial response", "error following redirect", "Content-Range header not present",
 )  # fmt: skip
 """The client's descriptions of answers that S3 never gives."""
 _ACTIONS = (
@@ -210,10 +216,19 @@ def answer_of(error: BaseException) -> Answer:
     report = str(error).partition("\n\nDebug source:")[0]
     found = re.search(r"status code: (\d{3})[^:]*: ?(.*)", report, re.DOTALL)
     status, body = (found[1], found[2]) if found else ("", "")
+    if failed := re.search(r"Server returned error response: ?(.*)", report, re.DOTALL):
+        status, body = "200", failed[1]  # an error that S3 found after it had begun to answer
     if "redirect without LOCATION" in report:
         status = "301"
     code = re.search(r"<Code>([\w.]+)</Code>", body) or re.search(r"\(code: ([\w.]+)\)", report)
     return Answer(status, code[1] if code else _STATUS.get(status, ""), body, report)
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether another write was in the way of this one, which may fail and leave nothing."""
+    answer = answer_of(error)
+    codes = ("", "OperationAborted", "ConditionalRequestConflict")
+    return answer.status == "409" and answer.code in codes
 
 
 def reason_of(error: BaseException, where: str, region: str | None = None) -> StorageError:
@@ -227,7 +242,8 @@ def reason_of(error: BaseException, where: str, region: str | None = None) -> St
         return NotFoundError(f"{where} is not there: {why}")
     if isinstance(error, FileNotFoundError):
         return NotFoundError(f"{where} is not there")
-    if isinstance(error, KeyTakenError):
+    # Any conflict (409) is "exists already" to the client, also one about the bucket's state.
+    if isinstance(error, KeyTakenError) and answer_of(error).status != "409":
         return AlreadyExistsError(f"{where} is there already")
     if isinstance(error, PreconditionError):
         return StorageError(f"{where} was replaced while it was being read")

@@ -29,7 +29,7 @@ from perseid.errors import (
 )
 from perseid.storage.listing_pages import in_time, pages
 from perseid.storage.location import Location
-from perseid.storage.reasons import UNCONDITIONAL, answer_of, reason_of
+from perseid.storage.reasons import UNCONDITIONAL, answer_of, is_conflict, reason_of
 from perseid.storage.s3 import Bucket, open_bucket
 
 Data = bytes | memoryview | Path
@@ -180,10 +180,10 @@ class Storage:
                     raise AlreadyExistsError(f"{self.where(key)} is there already")
                 return
             except KeyTakenError as error:
-                # S3 answers "conflict" while another write is in progress, which may fail and leave
-                # nothing.
-                if "409 Conflict" not in str(error) or self.exists(key):
+                if not is_conflict(error):
                     raise
+                if self.exists(key):
+                    raise AlreadyExistsError(f"{self.where(key)} is there already") from error
                 time.sleep(_CONFLICT_SECONDS * (attempt + 1))
         raise StorageError(
             f"{self.where(key)}: it keeps being written by others (ConditionalRequestConflict): "
