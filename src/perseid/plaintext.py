@@ -7,6 +7,7 @@ could move a terminal's cursor, forge a line of a log, or start a formula in a s
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from html import escape
 
 _UNSEEN = re.compile(
@@ -39,6 +40,20 @@ def counted(count: int, noun: str, nouns: str = "") -> str:
     ('2,056 rows', '1 object has')
     """
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What follows a word that is not known, if a known one resembles it.
+
+    Examples
+    --------
+    >>> did_you_mean("wrld_size", ["workers", "world_size"]), did_you_mean("x", ["world_size"])
+    (' (did you mean world_size?)', '')
+    """
+    import difflib  # only for this message: it would delay every start
+
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def one_line(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,60 @@ def test_every_method_of_a_public_class_is_documented():
     }
     assert len(methods) > 100
     assert [name for name, value in methods.items() if not inspect.getdoc(value)] == []
+
+
+REFUSED = {
+    "typing error": (lambda: perseid.run("x", wrld_size=2), "did you mean world_size"),
+    "option of the command line": (lambda: perseid.run("x", memory=2), "did you mean memory_mb"),
+    "no data": (lambda: perseid.run(3), "data is 3: give a path or URL"),
+    "bytes as data": (lambda: perseid.run(b"x"), "data is b'x'"),
+    "None in a list": (lambda: perseid.run(["x", None]), "data is None"),
+    "bytes as results": (lambda: perseid.run("x", results=b"y"), "results is b'y': give text"),
+    "no engine": (lambda: perseid.run("x", engine=None), "engine is None"),
+    "class of an engine": (lambda: perseid.run("x", engine=perseid.LocalEngine), "LocalEngine()"),
+    "no progress": (lambda: perseid.run("x", progress=3), "progress is 3"),
+    "no run": (lambda: perseid.open_run(None), "run is None"),
+    "empty run": (lambda: perseid.open_run(" "), "run is ' '"),
+    "bytes as run": (lambda: perseid.resume(b"x"), "run is b'x'"),
+    "no survey": (lambda: perseid.open_survey(None), "data is None"),
+    "no model": (lambda: perseid.load_model(None), "model is None"),
+    "nothing to plan": (lambda: perseid.plan(None, calibration="x"), "data is None"),
+    "no cutouts": (lambda: perseid.load_model(threads=1).predict([1]), "not for list"),
+    "no catalogue": (lambda: perseid.Catalogue.difference(None, 3), "not with 3"),
+}
+
+
+@pytest.mark.parametrize(("call", "said"), REFUSED.values(), ids=list(REFUSED))
+def test_wrong_arguments_are_refused_with_a_sentence_before_anything_starts(
+    call, said, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(said)) as refused:
+        call()
+    assert isinstance(refused.value, perseid.errors.BadInputError)
+    assert not list(tmp_path.iterdir())
+
+
+def test_paths_may_be_path_objects_everywhere(tmp_path):
+    from perseid.api.runs import request_of
+
+    keys = {"results": tmp_path / "r", "model": tmp_path / "m.onnx", "model_path": tmp_path}
+    request = request_of([tmp_path / "1.pt"], perseid.LocalEngine(), keys)
+    assert (request.data, request.results) == ([str(tmp_path / "1.pt")], str(tmp_path / "r"))
+    assert (request.model, request.model_path) == (str(tmp_path / "m.onnx"), str(tmp_path))
+
+
+def test_a_file_is_not_a_run(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"there is no run at .*manifest\.json"):
+        perseid.open_run(tmp_path / "manifest.json")
+
+
+def test_an_attribute_with_a_typing_error_gets_pythons_suggestion():
+    done = subprocess.run(
+        [sys.executable, "-c", "import perseid; perseid.open_rum"], capture_output=True, text=True
+    )
+    assert "Did you mean: 'open_run'?" in done.stderr
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -68,3 +68,30 @@ def test_every_command_that_reports_has_json():
     }
     assert len(found) > len(COMMANDS)
     assert {name for name, has in found.items() if not has} == set(NO_REPORT)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("run --wrold-size 2", "--wrold-size (did you mean --world-size?); see `perseid run -"),
+        ("aws deploy --bukcet=b", "(did you mean --bucket?); see `perseid aws deploy -"),
+        ("comm bench --nothing-like-it", "--nothing-like-it; see `perseid comm bench -"),
+        ("rnu", "(did you mean run?); see `perseid --help`"),
+        ("run --precision int9", "(did you mean int8?); see `perseid run --help`"),
+        ("help tabel", "(did you mean table?); see `perseid --help`"),
+    ],
+)  # fmt: skip
+def test_a_typing_error_gets_the_word_that_was_meant_and_the_help_of_its_command(
+    words, said, capsys
+):
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_shell_completes_the_commands_of_help():
+    words = next(one for one in make_parser(["help"])._actions if one.dest == "command")
+    help_of = next(one for one in words.choices["help"]._actions if one.dest == "words")
+    assert "table" in list(help_of.choices)
+    assert "aws deploy" not in list(help_of.choices)

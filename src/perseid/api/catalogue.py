@@ -13,6 +13,7 @@ from perseid.api.show import html_table
 from perseid.catalogues.astropytable import to_astropy
 from perseid.catalogues.export import Written, export
 from perseid.catalogues.selection import Selection
+from perseid.errors import BadInputError
 from perseid.jsontext import parse_json
 from perseid.libraries import library_error
 from perseid.model.outputs import Z_PRED, OutputColumn
@@ -95,6 +96,8 @@ class Catalogue:
 
     def difference(self, other: Catalogue) -> str | None:
         """Describe the first difference in words; None if both are equal."""
+        if not isinstance(other, Catalogue):
+            raise BadInputError(f"a catalogue is compared with another one, not with {other!r}")
         mine, theirs = self._ordered, other._ordered
         if mine.column_names != theirs.column_names:
             return f"columns {mine.column_names} and {theirs.column_names}"

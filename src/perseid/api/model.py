@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perseid.api.argument_checks import place_of
+from perseid.errors import BadInputError
 from perseid.model.identity import CPU
 from perseid.model.loading import load_on
 from perseid.model.runtime import DEFAULT, Prediction, Predictor
@@ -44,9 +46,16 @@ class Model:
 
         Raises
         ------
+        BadInputError
+            They are not `Cutouts`.
         BadModelError
             The cutouts do not have the shape that the model takes.
         """
+        if not isinstance(cutouts, Cutouts):
+            raise BadInputError(
+                f"a model predicts for perseid.Cutouts, not for {type(cutouts).__name__}: give "
+                "what a survey's read() returns, or perseid.Cutouts(images)"
+            )
         others = other_columns(self.signature, cutouts)
         return self._runtime.predict(cutouts.images, cutouts.magnitudes, others)
 
@@ -86,15 +95,14 @@ def load_model(
 
     Raises
     ------
-    NotFoundError
-        The file does not exist.
     BadModelError
-        The file is not a model that can be run.
+        The file does not exist, or is not a model that can be run.
 
     Examples
     --------
     >>> survey = perseid.open_survey("partitions/")  # doctest: +SKIP
     >>> perseid.load_model().predict(survey.read(0)).redshift[:3]  # doctest: +SKIP
     """
+    model = place_of(model, "model")
     given = signature_beside(model) if signature is None else signature_of(signature)
     return Model(load_on(device, model, threads=threads, precision=precision, signature=given))

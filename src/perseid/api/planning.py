@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from perseid.api.argument_checks import place_of
 from perseid.api.worker_pace import calibrate
 from perseid.errors import BadInputError
 from perseid.measure.advice import (
@@ -99,7 +100,9 @@ def _size(data: str | Path | float) -> float:
     if isinstance(data, int | float):
         size = float(data)
     else:
-        size = float(sum(partition.size for partition in discover(str(data)).partitions))
+        size = float(
+            sum(partition.size for partition in discover(place_of(data, "data")).partitions)
+        )
     if not size > 0:
         raise BadInputError(f"there is nothing at {data}")
     return size

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from perseid.api.notebook import NotebookProgress, in_notebook
 from perseid.api.progress_display import RunProgress
+from perseid.errors import BadInputError
 from perseid.pipeline.events import Event, Report
 
 
@@ -15,6 +16,10 @@ def reporting(progress: bool | Report) -> Iterator[Report]:
     """The function that receives the run's events: True means a progress bar, False none."""
     if callable(progress):
         yield progress
+    elif not isinstance(progress, bool):
+        raise BadInputError(
+            f"progress is {progress!r}: give True, False, or a function that takes an event"
+        )
     elif not progress:
         yield _silent
     elif in_notebook():

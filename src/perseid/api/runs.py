@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from perseid.api.argument_checks import engine_of, place_of, places_of, request_keys
 from perseid.api.reporting import reporting
 from perseid.api.run import Run
 from perseid.engines import driver
@@ -73,7 +74,7 @@ def run(
     >>> run = perseid.run("partitions/", model="mine.onnx", world_size=8)  # doctest: +SKIP
     >>> run.catalogue().to_pandas().head()  # doctest: +SKIP
     """
-    engine = engine_class(engine)() if isinstance(engine, str) else engine
+    engine = engine_of(engine)
     if detach and not engine.capabilities.detach:
         raise BadInputError(
             f"a run on the engine {engine.name} ends with this process, so it cannot be detached"
@@ -139,8 +140,8 @@ def resume(
     >>> perseid.resume("runs/survey-20261126T101500").incomplete is None  # doctest: +SKIP
     True
     """
-    engine = engine_class(engine)() if isinstance(engine, str) else engine
-    url = run.url if isinstance(run, Run) else Location.parse(str(run)).url
+    engine = engine_of(engine)
+    url = run.url if isinstance(run, Run) else Location.parse(place_of(run, "run")).url
     with reporting(progress) as report:
         going_on = begin_again(url, engine, report, allow_model_change=allow_model_change)
         return _left(going_on, report) if detach else going_on.wait(progress=report)
@@ -173,7 +174,7 @@ def open_run(run: str | Path, *, engine: Engine | None = None) -> Run:
     >>> perseid.open_run("runs/first").status().done  # doctest: +SKIP
     8
     """
-    text = str(run)
+    text = place_of(run, "run")
     # A path or URL is tried first, so that only other names cost a request to AWS.
     if text.startswith("arn:") or not Storage(text).exists(layout.MANIFEST):
         text = _located(text, engine)
@@ -201,11 +202,11 @@ def _located(name: str, engine: Engine | None) -> str:
 def request_of(data: Data | None, engine: Engine, keys: Mapping[str, object]) -> RunRequest:
     """Build the request from the arguments of `run`, with a place for the results."""
     # Parsed again together with the keys, so that the same checks apply to all of them.
+    plain = request_keys(keys)
     if isinstance(data, RunRequest):
-        return RunRequest.parse({**data.given(), **keys}) if keys else data
-    plain = dict(keys)
+        return RunRequest.parse({**data.given(), **plain}) if plain else data
     if data is not None:
-        plain["data"] = str(data) if isinstance(data, str | Path) else [str(one) for one in data]
+        plain["data"] = places_of(data, "data")
     return RunRequest.parse(with_results(plain, engine))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
+from perseid.api.argument_checks import places_of
 from perseid.api.model import Model, load_model
 from perseid.api.show import html_table
 from perseid.api.survey_info import SurveyFiles, SurveyInfo, survey_info, survey_picture
@@ -167,9 +168,14 @@ def open_survey(
     >>> for cutouts in perseid.open_survey("s3://bucket/survey"):  # doctest: +SKIP
     ...     print(cutouts.magnitudes.mean(axis=0))
     """
-    where = [str(one) for one in data] if isinstance(data, list) else str(data)
-    keys = {"data": where, "results": "memory://none", "file_limit": file_limit,
-            "columns": columns, "layout": layout, "bands": bands}  # fmt: skip
+    keys: dict[str, object] = {
+        "data": places_of(data, "data"),
+        "results": "memory://none",
+        "file_limit": file_limit,
+        "columns": columns,
+        "layout": layout,
+        "bands": bands,
+    }
     # Parsed as the request of a run, so that the same files and columns are found; nothing is
     # written to its place for results.
     request = RunRequest.parse(keys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 from collections.abc import Collection, Sequence
 from typing import NoReturn
@@ -14,7 +15,7 @@ from perseid.api.terminal import safe_output
 from perseid.cli.awsarguments import use_storage_arguments
 from perseid.errors import PerseidError
 from perseid.libraries import limit_reached
-from perseid.plaintext import one_line
+from perseid.plaintext import did_you_mean, one_line
 
 COMMANDS: dict[str, str] = {
     "demo": "simulate a small survey, run the model over it, show the result",
@@ -50,12 +51,31 @@ A command module has ``configure(parser)`` and ``run(args) -> int`` (the exit st
 """
 
 
+_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
+"""argparse's sentence about a value that is none of the choices."""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that reports errors as one sentence, like the rest of perseid."""
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and where the options are described, and exit."""
-        self.exit(2, f"perseid: {message.removeprefix('argument ')}; see `{self.prog} --help`\n")
+        said = message.removeprefix("argument ")
+        if wrong := _CHOICE.search(said):
+            said += did_you_mean(wrong[1], re.findall(r"[\w-]+", wrong[2]))
+        self.exit(2, f"perseid: {said}; see `{self.prog} --help`\n")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's, but a command refuses what it does not know by itself, so that the
+        sentence names its options and its help."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            option = next((word for word in unknown if word.startswith("--")), "")
+            hint = did_you_mean(option.partition("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return found, unknown
 
 
 def make_parser(names: Collection[str]) -> argparse.ArgumentParser:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from perseid.comm.slurm_step import SlurmStep
 
 
+STDOUT = Path("-")
+"""The file of ``--json`` if it names none."""
 TIMED_OUT = 124
 """Exit status if ``--timeout`` expired, the same as that of coreutils' ``timeout``."""
 LOSSES = {
@@ -78,7 +80,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _configure_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("-n", "--ranks", type=int, nargs="+", default=[2, 4, 8], metavar="N")
     bench.add_argument("--iterations", type=int, default=300, metavar="N")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
+    bench.add_argument(
+        "--json",
+        type=Path,
+        nargs="?",
+        const=STDOUT,
+        metavar="FILE",
+        help="print the numbers as JSON instead, or also write them to a file",
+    )
     bench.add_argument(
         "--constants", type=Path, metavar="FILE",
         help="instead, measure the cost model's constants and write them here",
@@ -230,10 +239,14 @@ def _bench(args: argparse.Namespace) -> int:
     for ranks in args.ranks:
         found = bench.run(ranks, args.iterations)
         results[str(ranks)] = {"perseid": found}
+        if args.json == STDOUT:
+            continue
         print(f"\n{counted(ranks, 'rank')}: median of the slowest rank's time")
         for name, seconds in found.items():
             print(f"{name:32s}{_time(seconds):>12s}")
-    if args.json:
+    if args.json == STDOUT:
+        print(json.dumps(results, indent=1))
+    elif args.json:
         _write(args.json, results)
     return 0
 

@@ -7,9 +7,19 @@ import argparse
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``perseid help``."""
-    parser.add_argument("words", nargs="*", metavar="COMMAND", help="a command, and its action if "
-                                                                    "it has several: `perseid help "
-                                                                    "aws deploy`")  # fmt: skip
+    from perseid.cli import COMMANDS
+
+    parser.add_argument(
+        "words", nargs="*", metavar="COMMAND", choices=_Offered(COMMANDS),
+        help="a command, and its action if it has several: `perseid help aws deploy`",
+    )  # fmt: skip
+
+
+class _Offered(list[str]):
+    """What the shell completes; other words are judged by the command's own parser."""
+
+    def __contains__(self, word: object) -> bool:
+        return True
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from perseid.errors import BadInputError
 from perseid.model.outputs import LISTS
 from perseid.model.signature_files import signature_of
 from perseid.pipeline.request_keys import KEYS
+from perseid.plaintext import did_you_mean
 from perseid.rendezvous import LONGEST_SILENCE, Endpoint
 from perseid.storage import Location
 from perseid.survey.missing import MissingValues
@@ -223,6 +224,12 @@ class RunRequest(BaseModel):
         request._given = plain
         return request
 
+    @classmethod
+    def known_keys(cls) -> frozenset[str]:
+        """Every key that means something, aliases included."""
+        aliases = {field.alias for field in cls.model_fields.values() if field.alias}
+        return frozenset(aliases | set(cls.model_fields))
+
     @property
     def column_names(self) -> ColumnNames:
         """Names of the survey's columns, which `parse` has validated."""
@@ -283,7 +290,11 @@ class RunRequest(BaseModel):
 
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each thing in the request that is ignored."""
-        said = [f"the key {key!r} is not known and is ignored" for key in self.model_extra or {}]
+        known = self.known_keys()
+        said = [
+            f"the key {key!r} is not known and is ignored{did_you_mean(key, known)}"
+            for key in self.model_extra or {}
+        ]
         if self.script and not self.script_mode:
             said.append("`script` is not run: the request has a `model`, so our runtime works")
         if self.data_map is not None:

@@ -249,7 +249,9 @@ def reason_of(error: BaseException, where: str, region: str | None = None) -> St
         return StorageError(f"{where} was replaced while it was being read")
     if region is not None:
         return _s3_reason(error, where, region)
-    return StorageError(f"{where}: {_plainly(error)}")
+    # Below a file there is no object; a client that looks for one must not end for it.
+    kind = NotFoundError if "Not a directory" in str(error) else StorageError
+    return kind(f"{where}: {_plainly(error)}")
 
 
 def _s3_reason(error: BaseException, where: str, region: str) -> StorageError:
