@@ -35,7 +35,7 @@ def run_page(page: Path, folder: Path) -> None:
         env={**machine, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=880,
     )
     assert done.returncode == 0, f"{page.name}:\n{done.stdout}\n{done.stderr}"
 
