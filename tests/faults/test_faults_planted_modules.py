@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from tiny import tiny_model, tiny_survey
+
+import perseid
 
 PLANTED = (
     "random", "json", "socket", "tempfile", "ctypes", "struct", "logging", "numpy", "onnxruntime",
@@ -57,6 +60,33 @@ def test_no_module_comes_from_the_current_folder(folder: Path, command: str, pro
     assert not imported.exists(), imported.read_text()
     assert "planted" not in done.stderr
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_no_rank_of_a_training_imports_from_the_current_folder(folder: Path):
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'perseid[train]'")
+    (folder / "perseid.py").write_text((folder / "json.py").read_text())
+    line = [str(Path(sys.executable).with_name("perseid")), "train", "data", "w.npz"]
+    line += ["--epochs", "1", "--pretrain-epochs", "0", "--config", "small"]
+    done = subprocess.run(
+        [*line, "--world-size", "2"],
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+    )  # fmt: skip
+    assert not (folder / "imported").exists(), done
+    assert "planted" not in done.stderr
+
+
+def test_every_module_that_we_start_is_started_without_the_current_folder():
+    """In all commands that the package's source contains, -P stands before -m."""
+    found = []
+    for path in sorted(Path(perseid.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.List, ast.Tuple)):
+                words = [getattr(word, "value", None) for word in node.elts]
+                found += [(path.name, words[:at]) for at, word in enumerate(words) if word == "-m"]
+    assert len(found) >= 6, "the commands are found"
+    assert [place for place, before in found if "-P" not in before] == []
 
 
 @pytest.fixture

@@ -67,4 +67,4 @@ def _commands(args: argparse.Namespace, home: Path, result: Path) -> list[list[s
 
 def _program(command: Sequence[str]) -> list[str]:
     """Arguments for this interpreter: a program in a file, or our command line."""
-    return list(command[1:]) if command[0] == "python" else ["-m", *command]
+    return list(command[1:]) if command[0] == "python" else ["-P", "-m", *command]

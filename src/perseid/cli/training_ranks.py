@@ -37,7 +37,7 @@ def start(world_size: int, threads: int | None) -> int:
 
     # The cores are divided, because ranks that compete for them wait for the slowest.
     each = threads or max(1, len(os.sched_getaffinity(0)) // world_size)
-    command = ["-m", "perseid", *sys.argv[1:], "--threads", str(each)]
+    command = ["-P", "-m", "perseid", *sys.argv[1:], "--threads", str(each)]
     with StopRequests() as stop:
         statuses = run_local(command, world_size, stopped=lambda: stop.count)
     failed = [status for status in statuses.values() if status]
