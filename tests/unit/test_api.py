@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 import perseid
+from perseid.api.show import TableView
+from perseid.api.status import RunStatus
+from perseid.measure.present.text import Cell, TableColumn, TextTable
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "api_reference.py"
@@ -111,6 +114,23 @@ def test_paths_may_be_path_objects_everywhere(tmp_path):
     request = request_of([tmp_path / "1.pt"], perseid.LocalEngine(), keys)
     assert (request.data, request.results) == ([str(tmp_path / "1.pt")], str(tmp_path / "r"))
     assert (request.model, request.model_path) == (str(tmp_path / "m.onnx"), str(tmp_path))
+
+
+def test_a_table_is_saved_in_the_form_that_its_files_name_says(tmp_path):
+    rows = ({"cost": Cell("1.5e-06", 1.5e-6)},)
+    view = TableView([TextTable("Runs", (TableColumn("cost", "Cost"),), rows)])
+    assert '<td style="white-space: nowrap">1.5e-06</td>' in view._repr_html_()  # not two lines
+    for name, form in (("t.csv", "csv"), ("t.md", "markdown"), ("t.txt", "text"), ("t", "text")):
+        view.save(tmp_path / name)
+        assert (tmp_path / name).read_text() == view.render(form)
+    view.save(tmp_path / "t.md", "csv")
+    assert (tmp_path / "t.md").read_text() == view.render("csv")
+
+
+def test_what_a_notebook_shows_last_is_html():
+    status = RunStatus("running", "map", 4, 1, running=2, waiting=1, rows=10, seconds=3.0)
+    assert ">running<" in status._repr_html_()
+    assert "1 of 4" in status._repr_html_()
 
 
 def test_a_file_is_not_a_run(tmp_path):

@@ -39,7 +39,7 @@ def run(
     data
         Folder of partitions (path or URL), a list of partitions, or a whole `RunRequest`.
     engine
-        ``local``, ``aws``, or an engine object.
+        ``local``, ``slurm``, ``dask``, ``aws``, or an engine object.
     replace
         Remove an earlier run that is at the results' place.
     detach

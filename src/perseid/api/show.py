@@ -14,6 +14,10 @@ PAGE_HEIGHT = 600
 """Height, in pixels, of a page inside a notebook."""
 
 
+_FORMS = {".csv": "csv", ".md": "markdown"}
+"""The form of a table in a file, by its suffix; text for any other."""
+
+
 class TextView:
     """Text and the same content as HTML, which a notebook displays for the last line of a cell."""
 
@@ -65,8 +69,10 @@ class TableView(TextView):
         """Each table with unrounded numbers as JSON values."""
         return [_plain(table) for table in self._tables]
 
-    def save(self, path: str | Path, form: str = "text") -> list[Path]:
+    def save(self, path: str | Path, form: str | None = None) -> list[Path]:
         """Write it to one file, but two CSV tables to two, since a CSV file is a single table.
+
+        Without `form` the name decides: ``.csv`` is CSV, ``.md`` Markdown, any other name text.
 
         Raises
         ------
@@ -74,6 +80,7 @@ class TableView(TextView):
             The format does not exist, or the path cannot be written to.
         """
         path = Path(path)
+        form = form or _FORMS.get(path.suffix.lower(), "text")
         files = {path: self.render(form)}
         if form == "csv" and len(self._tables) > 1:
             second = path.with_stem(f"{path.stem}-partitions")
@@ -117,9 +124,15 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """An HTML table with these column heads and rows; all text is escaped."""
     top = "".join(f"<th>{markup(word)}</th>" for word in head)
     body = "".join(
-        "<tr>" + "".join(f"<td>{markup(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>" + "".join(_html_cell(str(cell)) for cell in row) + "</tr>" for row in rows
     )
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _html_cell(text: str) -> str:
+    # A browser breaks a line after a hyphen, which is that of 1.5e-06 too.
+    style = "" if " " in text or "-" not in text else ' style="white-space: nowrap"'
+    return f"<td{style}>{markup(text)}</td>"
 
 
 def _write(path: Path, text: str, what: str) -> Path:

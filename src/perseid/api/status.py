@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from perseid.api.progress_display import count_line
+from perseid.api.progress_display import count_line, duration
+from perseid.api.show import html_table
 from perseid.measure.fields import Fields
 from perseid.pipeline.events import CountEvent
 
@@ -65,6 +66,14 @@ class RunStatus:
             rows=rows.count("received"), seconds=timing.number("total"),
             usd=cost.number("total_usd"),
         )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        counts = ("running", self.running), ("waiting", self.waiting), ("failed", self.failed)
+        shown = [("ranks done", f"{self.done:,} of {self.ranks:,}")]
+        shown += [(f"ranks {name}", f"{count:,}") for name, count in counts if count]
+        shown += [("objects", f"{self.rows:,}")] if self.rows is not None else []
+        shown += [("time", duration(self.seconds))] if self.seconds is not None else []
+        return html_table(("state", self.state), shown)
 
     def __str__(self) -> str:
         if self.stage == "ended" or self.seconds is None:
