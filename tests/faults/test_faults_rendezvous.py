@@ -29,6 +29,7 @@ from rendezvous_processes import (
     tcpunch_pair,
     workers,
 )
+from waiting import eventually
 
 from perseid.errors import (
     JobKeyRefusedError,
@@ -77,13 +78,6 @@ def serves(server) -> None:
         with link.sock, other.sock:
             link.sock.sendall(b"x")
             assert other.sock.recv(1) == b"x"
-
-
-def eventually(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
-        time.sleep(0.01)
 
 
 # 1 ------------------------------------------------------------------------------------------------

@@ -7,12 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
 from engine import FAULTY_WORKER
 from tiny import tiny_cutouts, tiny_model
+from waiting import eventually
 
 import perseid
 from perseid.api.runs import begin
@@ -78,13 +78,6 @@ def cluster(slurm, tmp_path, monkeypatch):
     return Cluster(slurm, tmp_path, monkeypatch)
 
 
-def until(condition, what="it did not come to pass in time"):
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
 def missing(run):
     return {entry["rank"]: entry["reason"] for entry in run.summary["ranks"]["missing"]}
 
@@ -93,7 +86,9 @@ def test_a_preempted_task_goes_on_where_it_was(cluster):
     """A task of two ranks is put back into the queue while it works on its second."""
     cluster.faults(rank1="sleep:600")
     run = cluster.begin(ranks_per_task=2, retries=2)
-    until(lambda: (cluster.folder / "run/0.json").exists() and 1 in cluster.started())
+    eventually(
+        lambda: (cluster.folder / "run/0.json").exists() and 1 in cluster.started(), DEADLINE
+    )
     first = (cluster.folder / "run/0.json").read_bytes()
     [index] = [row[0] for row in cluster.slurm.tasks() if row[0] == "0"]
     job = json.loads((cluster.folder / "run/driver.json").read_text())["jobs"][0]
@@ -125,7 +120,7 @@ def test_a_task_near_its_limit_leaves_the_rest(cluster):
 def test_a_canceled_task_is_named_and_resumed(cluster):
     cluster.faults(rank2="sleep:600")
     run = cluster.begin(ranks_per_task=1)
-    until(lambda: 2 in cluster.started())
+    eventually(lambda: 2 in cluster.started(), DEADLINE)
     job = json.loads((cluster.folder / "run/driver.json").read_text())["jobs"][0]
     cluster.slurm.call("scancel", f"{job}_2")
     with pytest.raises(RunInterruptedError, match="perseid resume"):
@@ -139,7 +134,7 @@ def test_a_canceled_task_is_named_and_resumed(cluster):
 def test_a_lost_nodes_ranks_go_to_another(cluster):
     cluster.faults(rank1="sleep:600")
     run = cluster.begin(ranks_per_task=1)
-    until(lambda: 1 in cluster.started())
+    eventually(lambda: 1 in cluster.started(), DEADLINE)
     [node] = [row[2] for row in cluster.slurm.tasks() if row[:2] == ["1", "RUNNING"]]
     cluster.slurm.lose(node)
     try:
@@ -308,8 +303,11 @@ def test_a_run_that_was_left_is_published_by_a_job(cluster):
     engine = SlurmEngine(command=FAULTY_WORKER, retries=1)
     perseid.run(keys.pop("data"), engine=engine, detach=True, progress=False, **keys)
     summary = cluster.folder / "run/summary.json"
-    until(summary.exists, "no job published the run")
-    until(lambda: not cluster.slurm.tasks() and not (cluster.folder / "run/driver.json").exists())
+    eventually(summary.exists, DEADLINE)
+    eventually(
+        lambda: not cluster.slurm.tasks() and not (cluster.folder / "run/driver.json").exists(),
+        DEADLINE,
+    )
     run = perseid.open_run(str(cluster.folder / "run"))
     assert run.incomplete is None
     assert run.wait(DEADLINE, progress=False).catalogue().difference(cluster.here()) is None

@@ -4,12 +4,12 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from small_survey import blobs
+from waiting import eventually
 
 from perseid.cli import main
 from perseid.model.weights import load_weights
@@ -35,11 +35,8 @@ def test_a_stopped_and_resumed_training_ends_with_the_same_bits(survey, tmp_path
 
     command = [sys.executable, "-m", "perseid", "train", str(survey), str(tmp_path / "b"), *SMALL]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "b" / "checkpoint.pt").exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
+    eventually((tmp_path / "b" / "checkpoint.pt").exists, 120)
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors

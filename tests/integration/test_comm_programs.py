@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ranks import run_threads
+from waiting import eventually
 
 from perseid.comm import Communicator, cost_measurement
 from perseid.comm.cost_model import Constants
@@ -610,15 +611,8 @@ def test_a_killed_comm_run_leaves_no_rank_behind(tmp_path):
     command = [sys.executable, "-m", "perseid", "comm", "run", "-n", "2", str(program)]
     launcher = subprocess.Popen(command, cwd=tmp_path)
     notes = [tmp_path / "0", tmp_path / "1"]
-    assert soon(lambda: all(note.exists() and note.read_text().endswith("\n") for note in notes))
+    eventually(lambda: all(note.exists() and note.read_text().endswith("\n") for note in notes))
     launcher.kill()
     launcher.wait(10)
     folders = [Path("/proc", note.read_text().strip(), "cwd") for note in notes]
-    assert soon(lambda: not any(folder.exists() for folder in folders))
-
-
-def soon(condition, seconds=30.0):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.02)
-    return condition()
+    eventually(lambda: not any(folder.exists() for folder in folders))

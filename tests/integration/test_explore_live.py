@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import threading
-import time
 from collections import Counter
 
 import pytest
@@ -14,6 +13,7 @@ from engine import FAULTY_RUN, FAULTY_WORKER
 from explored import ask, served, states, watched
 from small_s3 import BUCKET, serving
 from tiny import tiny_cutouts, tiny_model, tiny_survey
+from waiting import eventually
 
 import perseid
 from perseid.cli import main
@@ -60,10 +60,7 @@ def look_on(run: perseid.Run, go) -> None:
 
 def begun(url: str) -> perseid.Run:
     """The run of another process, once it has begun."""
-    deadline, store = time.monotonic() + DEADLINE, Storage(url)
-    while not store.exists(layout.DRIVER):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    eventually(lambda: Storage(url).exists(layout.DRIVER), DEADLINE)
     return perseid.open_run(url)
 
 
@@ -158,10 +155,8 @@ def looked_at(server, run, follow) -> Counter[tuple[str, str]]:
 
     def shown(key: str, data: bytes) -> None:
         store.put(key, data)
-        before, deadline = looks(), time.monotonic() + DEADLINE
-        while looks() < before + 2:  # one whole look after it was written
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        before = looks()
+        eventually(lambda: looks() >= before + 2, DEADLINE)  # one whole look after it was written
 
     begins = start_lines("a", cold=True)
     failed = begins + standing_line(RankState.RETRYING)

@@ -21,6 +21,7 @@ import torch
 from flaky import flaky_proxy
 from scripts import begin_script
 from tiny import WEIGHTS, tiny_cutouts, tiny_survey
+from waiting import eventually
 
 from perseid.compat.scripts.run_script import run_script
 from perseid.compat.scripts.script_folder import MARK, script_folder, script_key
@@ -354,7 +355,7 @@ def test_what_a_killed_copy_left_is_removed_by_the_next(tmp_path: Path):
         "with script_folder(Storage(sys.argv[1]), 'code', root=Path(sys.argv[2])): pass"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "bucket"), str(root)])
-    wait(lambda: [path for path in root.glob(".perseid-*") if path.is_dir()])
+    eventually(lambda: [path for path in root.glob(".perseid-*") if path.is_dir()])
     child.kill()
     child.wait(10)
     assert [path for path in root.glob(".perseid-*") if path.is_dir()]
@@ -399,21 +400,14 @@ def test_a_script_ends_with_its_worker(tmp_path: Path, name: str):
     )
     process = subprocess.Popen([sys.executable, "-c", worker, str(tmp_path / "item.json")])
     try:
-        wait(lambda: mark.exists() and mark.read_text())
+        eventually(lambda: mark.exists() and mark.read_text())
         pid = int(mark.read_text())
         process.send_signal(signal.SIGKILL)
         process.wait(10)
-        wait(lambda: not alive(pid))
+        eventually(lambda: not alive(pid))
     finally:
         process.kill()
         process.wait(10)
-
-
-def wait(done: object, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:

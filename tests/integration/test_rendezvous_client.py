@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from waiting import eventually, in_parallel
 
 from perseid.errors import (
     BadInputError,
@@ -50,27 +51,6 @@ def close_all(clients):
         client.close()
 
 
-def in_parallel(calls):
-    """Results of calls made at once, in order; the first failure is raised."""
-    results = [None] * len(calls)
-
-    def run(index, call):
-        try:
-            results[index] = call()
-        except BaseException as error:
-            results[index] = error
-
-    threads = [threading.Thread(target=run, args=one) for one in enumerate(calls)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
-
-
 def pair_up(clients):
     """Both connect to each other at once."""
     first, second = clients
@@ -83,13 +63,6 @@ def talk(one, two):
     two.sendall(b"from two")
     assert two.recv(100) == b"from one"
     assert one.recv(100) == b"from two"
-
-
-def eventually(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 9])
@@ -163,7 +136,7 @@ def test_a_process_that_dies_is_told_at_once(server):
         clients[1]._loop.call_threadsafe(
             clients[1]._control.close
         )  # as if its kernel had closed it
-        eventually(lambda: 1 in clients[0].lost() and 1 in clients[2].lost(), 1.0)
+        eventually(lambda: 1 in clients[0].lost() and 1 in clients[2].lost())
         with pytest.raises(PeerLostError, match="Rank 1 is lost") as lost:
             clients[2].connect([1], 5)
         assert lost.value.rank == 1

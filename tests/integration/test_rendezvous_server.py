@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from pathlib import Path
@@ -22,6 +21,7 @@ from rendezvous_processes import (
     tcpunch_connect,
     tcpunch_pair,
 )
+from waiting import eventually, in_parallel
 
 import perseid
 from perseid.cli import main
@@ -58,9 +58,7 @@ def test_the_metrics_follow_what_happens(server):
     with Client.register(server.address, "metrics", 0, 2):
         assert server.metric("registrations_total") == before + 1
         assert server.metric("ranks") == 1
-    end = time.monotonic() + 20
-    while server.metric("ranks"):
-        assert time.monotonic() < end
+    eventually(lambda: not server.metric("ranks"))
     assert server.metric("left_total") >= 1
 
 
@@ -76,26 +74,9 @@ def test_what_is_no_get_is_answered_with_400(server, request_line):
 # --- TCPunch ----------------------------------------------------------------------------------
 
 
-def in_threads(calls):
-    results = [None] * len(calls)
-
-    def run(index, call):
-        try:
-            results[index] = call()
-        except BaseException as error:
-            results[index] = error
-
-    threads = [threading.Thread(target=run, args=one) for one in enumerate(calls)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    return results
-
-
 def test_a_real_version_1_program_pairs_and_talks(server):
     name = "fmi_pair0_1"
-    one, two = in_threads([lambda: tcpunch_pair(name, server.port)] * 2)
+    one, two = in_parallel([lambda: tcpunch_pair(name, server.port)] * 2)
     one.sendall(b"first byte is the user's")
     assert two.recv(100) == b"first byte is the user's"
     one.close()
@@ -106,8 +87,7 @@ def test_many_version_1_pairs_at_once_lose_none(server):
     before = server.metric("tcpunch_pairs_total")
     names = [f"many{number}" for number in range(40)]
     calls = [lambda name=name: tcpunch_pair(name, server.port) for name in names * 2]
-    socks = in_threads(calls)
-    assert all(isinstance(sock, socket.socket) for sock in socks), socks
+    socks = in_parallel(calls)
     for sock in socks:
         sock.close()
     assert server.metric("tcpunch_pairs_total") == before + 40
@@ -378,9 +358,7 @@ def test_a_drain_lets_an_assembling_job_finish_and_refuses_new_ones():
     with ServerProcess("--open", "--drain", "60") as server:
         first = Client.register(server.address, "job", 0, 2)
         server.signal(signal.SIGTERM)
-        end = time.monotonic() + 20
-        while server.get("/readyz")[0] != 503:
-            assert time.monotonic() < end
+        eventually(lambda: server.get("/readyz")[0] == 503)
         with pytest.raises(Exception, match="shutting down"):
             Client.register(server.address, "another", 0, 1)
         assert server.process.poll() is None
@@ -400,9 +378,7 @@ def test_a_drain_pairs_those_who_wait_and_takes_no_new_tcpunch_clients():
             waiter.sendall(b"begun")
             mine = read_address(waiter)
             server.signal(signal.SIGTERM)
-            end = time.monotonic() + 20
-            while server.get("/readyz")[0] != 503:
-                assert time.monotonic() < end
+            eventually(lambda: server.get("/readyz")[0] == 503)
             with tcpunch_connect(server.port) as late:
                 late.sendall(b"another")
                 assert late.recv(8) == b""

@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import eventually
 
 from perseid.errors import AlreadyExistsError, BadInputError
 from perseid.storage import Storage
@@ -46,15 +46,6 @@ def running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-def wait_for(condition, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return bool(condition())
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +168,7 @@ def test_ctrl_c_leaves_no_process_and_no_file(tmp_path):
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
     try:
-        assert wait_for((dest / "1.pt").exists, 60)
+        eventually((dest / "1.pt").exists, 60)
         workers = children(process.pid)
         assert len(workers) >= 2
         os.killpg(process.pid, signal.SIGINT)
@@ -186,7 +177,7 @@ def test_ctrl_c_leaves_no_process_and_no_file(tmp_path):
         process.kill()
     assert process.returncode == 130
     assert b"Traceback" not in said
-    assert wait_for(lambda: not any(map(running, workers)), 5)
+    eventually(lambda: not any(map(running, workers)))
     assert not dest.exists()
 
 
@@ -195,12 +186,12 @@ def test_workers_leave_when_the_parent_is_killed(tmp_path):
     words = command(dest, "--rows", 15000, "--seed", 1, "--processes", 2, "--rows-per-file", 32)
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        assert wait_for((dest / "1.pt").exists, 60)
+        eventually((dest / "1.pt").exists, 60)
         workers = children(process.pid)
     finally:
         process.kill()
     process.wait(timeout=10)
-    assert wait_for(lambda: not any(map(running, workers)), 20)
+    eventually(lambda: not any(map(running, workers)), 20)
     assert not (dest / "survey.json").exists()
 
 
@@ -209,7 +200,7 @@ def test_a_killed_worker_is_one_sentence_and_nothing_is_kept(tmp_path):
     words = command(dest, "--rows", 15000, "--seed", 1, "--processes", 2, "--rows-per-file", 32)
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        assert wait_for((dest / "1.pt").exists, 60)
+        eventually((dest / "1.pt").exists, 60)
         spawned = [p for p in children(process.pid) if b"spawn_main" in _words(p)]
         os.kill(spawned[0], signal.SIGKILL)
         _, said = process.communicate(timeout=60)

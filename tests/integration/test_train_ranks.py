@@ -8,12 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from small_survey import blobs
+from waiting import eventually
 
 pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'perseid[train]'")
 
@@ -91,11 +91,7 @@ def test_ranks_that_are_stopped_leave_a_checkpoint_and_go_on(survey, tmp_path, r
     arguments = [str(survey), str(tmp_path / "out"), *SMALL]
     command = [sys.executable, "-m", "perseid", "train", *arguments, "--world-size", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
-        end = time.monotonic() + 200
-        while not (tmp_path / "out" / "checkpoint.pt").exists():
-            assert time.monotonic() < end
-            assert running.poll() is None
-            time.sleep(0.05)
+        eventually((tmp_path / "out" / "checkpoint.pt").exists, 200)
         running.send_signal(signal.SIGTERM)
         assert running.wait(60) != 0
     assert not (tmp_path / "out" / "weights.npz").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import eventually
 
 from perseid.errors import BadInputError, NotFoundError
 from perseid.storage import Storage
@@ -102,10 +103,7 @@ def test_a_reader_left_early_leaves_no_thread(make_cutouts) -> None:
     with open_partition(Storage("memory://left-early"), "1.pt") as reader:
         for _ in reader.blocks(100):
             break
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and _prefetching():
-        time.sleep(0.01)
-    assert not _prefetching()
+    eventually(lambda: not _prefetching())
     Storage("memory://left-early").delete(["1.pt"])
 
 
@@ -119,9 +117,7 @@ def test_the_next_rows_are_fetched_while_the_caller_computes(make_cutouts) -> No
         opening = reader.stats.num_requests
         blocks = reader.blocks(409)  # BLOCK_BYTES hold 409 rows
         next(blocks)
-        deadline = time.monotonic() + 5
-        while reader.stats.num_requests < opening + 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        eventually(lambda: reader.stats.num_requests >= opening + 2)
         assert reader.stats.num_requests == opening + 2  # the first and the next, not more
     Storage("memory://ahead").delete(["1.pt"])
 

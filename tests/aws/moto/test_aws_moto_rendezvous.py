@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from contextlib import ExitStack
 
 import pytest
 from double import PYTHON
+from waiting import eventually
 
 from perseid.aws import stack as stacks
 from perseid.aws.deploy.deployment import deploy
@@ -251,10 +251,7 @@ def test_what_somebody_started_is_kept_by_runs_and_stopped_when_idle(zoned, caps
     key = job_key(secret.encode(), "somebody")
     with Client.register(f"{ADDRESS}:{DEFAULT_PORT}", "somebody", 0, 2, key=key):
         assert hourly_look(aws, outputs) == "kept for those who use it"
-    deadline = time.monotonic() + 30
-    while (done := hourly_look(aws, outputs)) != "stopped":
-        assert time.monotonic() < deadline, done
-        time.sleep(0.2)
+    eventually(lambda: hourly_look(aws, outputs) == "stopped", pause=0.2)
     assert "of 0 wanted" in perseid(capsys, "aws", "rendezvous", "status")[1]
     assert perseid(capsys, "aws", "rendezvous", "start", "--wait", 60)[0] == 0
 
@@ -289,10 +286,7 @@ def test_stopped_it_costs_nothing_and_the_parameter_says_so(zoned, capsys):
     aws, outputs, fargate = zoned
     status, out, _ = perseid(capsys, "aws", "rendezvous", "stop")
     assert (status, "costs nothing" in out) == (0, True)
-    deadline = time.monotonic() + 30
-    while fargate.task is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    eventually(lambda: fargate.task is None)
     fargate.told.wait(30)
     status, out, _ = perseid(capsys, "aws", "rendezvous", "status")
     assert status == 0
