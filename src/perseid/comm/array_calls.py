@@ -250,6 +250,8 @@ class ArrayCalls:
         """
         op = op if type(op) is Op else as_op(op)
         code = arrays.matching(op, array, into)
+        # Without a call for all operations but the two logical ones.
+        mine = op.operand(array) if op.logical else array
         group = self._group
         call = group.call(FrameKind.ALLREDUCE, -1, op.code, code, array.size)
         ufunc = op.ufunc if op.tree else None
@@ -257,14 +259,12 @@ class ArrayCalls:
         # exchange as few messages as possible; all others take the fewest rounds.
         if ufunc is not None and array.nbytes >= allreduce.large_bytes(group.size):
             flat = into.reshape(-1)
-            mine = flat if into is array else np.ascontiguousarray(array).reshape(-1)
-            mine = op.operand(mine)
+            mine = flat if into is mine else np.ascontiguousarray(mine).reshape(-1)
             allreduce.large(call, op, mine, flat)
         elif ufunc is not None and group.engine.oversubscribed:
-            allreduce.in_place(call, ufunc, op.operand(array), into)
+            allreduce.in_place(call, ufunc, mine, into)
         else:
-            mine = op.operand(np.ascontiguousarray(array))
-            result = self._small(op)(ArrayPort(call, op, into), mine)
+            result = self._small(op)(ArrayPort(call, op, into), np.ascontiguousarray(mine))
             if result is not into:
                 into[...] = result
 

@@ -17,6 +17,8 @@ from perseid.errors import BadInputError
 _CODES_BY_ID = {id(dtype): code for dtype, code in CODES.items()}
 """Type code by the identity of the NumPy type: NumPy has one object for each native type, and
 looking it up by identity is faster than by value."""
+_PLAIN_BY_ID = {id(dtype): code for dtype, code in CODES.items() if dtype.kind != "c"}
+"""The same for types whose memory a memoryview can show as bytes."""
 
 
 def _code(array: Array) -> int:
@@ -46,6 +48,11 @@ def to_send(array: Array) -> tuple[memoryview, int]:
     BadInputError
         It is not an array, or its type can only be pickled.
     """
+    # The usual array first: these checks are part of every small message.
+    if type(array) is np.ndarray and array.size and array.flags.c_contiguous:
+        plain = _PLAIN_BY_ID.get(id(array.dtype))
+        if plain is not None:
+            return array.data.cast("B"), plain
     code = _code(array)
     return array_bytes(np.ascontiguousarray(array)), code
 
@@ -58,6 +65,10 @@ def to_receive(array: Array) -> tuple[memoryview, int]:
     BadInputError
         It is not contiguous, or not writable.
     """
+    if type(array) is np.ndarray and array.size and array.flags.carray:
+        plain = _PLAIN_BY_ID.get(id(array.dtype))
+        if plain is not None:
+            return array.data.cast("B"), plain
     code = _code(array)
     _check_place(array)
     return array_bytes(array), code

@@ -64,6 +64,12 @@ class PendingReceive:
         """The call that the frame belongs to."""
         return Signature.unpack(self.signature)
 
+    @property
+    def blob(self) -> Blob:
+        """The payload, once it has been received completely."""
+        assert self.frame is not None
+        return Blob(self.frame.parts, [self.frame.body], len(self.frame.body))
+
     def matches(self, frame: Frame, rank: int) -> bool:
         """Whether a frame of the peer ``rank`` is the pending one.
 
@@ -143,28 +149,20 @@ class Channel(Protocol):
     """ABORT and WAITING frames that were received and not handled yet."""
     closed: bool
 
-    def send(self, signature: bytes, step: int, data: Buffer) -> PartlySent | None:
-        """Send raw bytes; returns the unsent rest of the frame, or None."""
+    def send(self, signature: bytes, step: int, data: Buffer, parts: int = 0) -> PartlySent | None:
+        """Send a payload in one piece; returns the unsent rest of the frame, or None."""
         ...
 
     def send_blob(self, signature: bytes, step: int, blob: Blob) -> PartlySent | None:
         """`send` for a payload in several pieces."""
         ...
 
-    def send_frame(self, pieces: list[Buffer], total: int) -> PartlySent | None:
-        """`send` for a header and its payload, ``total`` bytes together."""
-        ...
-
     def receive_into(self, signature: bytes, step: int, into: memoryview) -> bool:
         """Receive raw bytes that fill ``into`` exactly; False if something else comes first."""
         ...
 
-    def receive(self, signature: bytes, step: int, any_step: bool = False) -> Frame | None:
+    def receive(self, signature: bytes, step: int, any_step: bool = False) -> Blob | None:
         """Receive a payload of any length into new memory; None if something else comes first."""
-        ...
-
-    def receive_direct(self, pending: PendingReceive) -> None:
-        """Read a large payload directly into its place, if nothing else can come before it."""
         ...
 
     def read_some(self) -> bool:

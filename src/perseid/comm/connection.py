@@ -53,8 +53,8 @@ class Connection(Protocol):
         number of bytes, perhaps 0, or raises ``BlockingIOError``."""
         ...
 
-    def send_pieces(self, pieces: list[Buffer]) -> int:
-        """`send` for bytes that lie in several places."""
+    def send_pieces(self, pieces: list[Buffer], ancillary: tuple[()], flags: int, /) -> int:
+        """`send` for bytes that lie in several places, as ``socket.sendmsg`` does."""
         ...
 
     def receive(self, into: bytearray | memoryview) -> int:
@@ -108,8 +108,8 @@ class SocketConnection:
     pending = False
 
     __slots__ = (
-        "_link_timeout", "_recvmsg_into", "_sendmsg", "_sock", "_within_one_host", "receive",
-        "send", "transport",
+        "_link_timeout", "_recvmsg_into", "_sock", "_within_one_host", "receive", "send",
+        "send_pieces", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -133,10 +133,10 @@ class SocketConnection:
         self.transport = transport
         self._sock = sock
         self._link_timeout = link_timeout
-        self._sendmsg = sock.sendmsg
         self._recvmsg_into = sock.recvmsg_into
         # The socket's own methods: one more function of Python costs 1 % of a small round trip.
         self.send: Callable[[Buffer, int], int] = sock.send
+        self.send_pieces: Callable[[list[Buffer], tuple[()], int], int] = sock.sendmsg
         self.receive: Callable[[bytearray | memoryview], int] = sock.recv_into
 
     def fileno(self) -> int:
@@ -146,13 +146,6 @@ class SocketConnection:
         """Send with one system call: the kernel takes a short message whole or not at all."""
         with contextlib.suppress(BlockingIOError):
             self.send(data, DONTWAIT)
-
-    def send_pieces(self, pieces: list[Buffer]) -> int:
-        """Send with one system call."""
-        try:
-            return self._sendmsg(pieces, (), DONTWAIT)
-        except BlockingIOError:
-            return 0
 
     def receive_whole(self, into: list[memoryview]) -> int:
         """Receive everything with one system call, also a large payload."""

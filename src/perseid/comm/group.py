@@ -154,8 +154,7 @@ class Call:
     def receive_blob(self, peer: int, step: int = 0) -> Blob:
         """Receive a payload of any length."""
         channel = self.channels[peer] or self.group.connect_one(peer)
-        frame = self._progress.receive(channel, self.signature, step)
-        return Blob(frame.parts, [frame.body], len(frame.body))
+        return self._progress.receive(channel, self.signature, step)
 
     def exchange(
         self,
@@ -188,8 +187,6 @@ class Call:
         back = self.channels[source] or self.group.connect_one(source)
         if blob.nbytes <= JOINED_BYTES:
             self._progress.send_blob(out, self.signature, step, blob)
-            frame = self._progress.receive(back, self.signature, step)
-        else:
-            pending = PendingReceive(self.signature, step, None)
-            frame = self._progress.exchange(out, self.signature, step, blob, back, pending)
-        return Blob(frame.parts, [frame.body], len(frame.body))
+            return self._progress.receive(back, self.signature, step)
+        pending = PendingReceive(self.signature, step, None)
+        return self._progress.exchange(out, self.signature, step, blob, back, pending)

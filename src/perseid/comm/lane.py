@@ -329,12 +329,15 @@ class PeerLane:
             self.sort()
         return came
 
-    def begun(self, want: Receive) -> None:
-        """Post a receive whose frame `SocketChannel.receive_direct` has begun to read."""
+    def begun(self, want: Receive, complete: bool) -> None:
+        """Post a receive whose frame `SocketChannel.receive_direct` has read, or begun to read."""
         self.posted.append(want)
         want.posted = True
+        if complete and want.into is not None:
+            want.claimed = True
+            self._complete(Frame(want.signature, want.step, 0, want.into), want)
         # Otherwise another frame came: it is in the staging buffer, or only a part of a header.
-        if self.channel.receiver.direct:
+        elif self.channel.receiver.direct:
             want.claimed, self._claimed = True, want
         self.sort()
         if self.channel.connection.pending:

@@ -51,8 +51,8 @@ class ObjectCalls(ArrayCalls):
         step = 0 if tag is None else arguments.tag("tag", tag)
         channel = self._peer("source", source)
         point = self._group.point(OBJECT)
-        frame = self._progress.receive(channel, point, step, tag is None)
-        return loads(frame.parts, frame.body)
+        blob = self._progress.receive(channel, point, step, tag is None)
+        return loads(blob.parts, blob.pieces[0])
 
     @guarded
     def sendrecv(
@@ -72,8 +72,8 @@ class ObjectCalls(ArrayCalls):
         out, back = self._peer("dest", dest), self._peer("source", source)
         point = self._group.point(OBJECT)
         pending = PendingReceive(point, step, None, recvtag is None)
-        frame = self._progress.exchange(out, point, sendtag, blob, back, pending)
-        return loads(frame.parts, frame.body)
+        blob = self._progress.exchange(out, point, sendtag, blob, back, pending)
+        return loads(blob.parts, blob.pieces[0])
 
     # --- objects -----------------------------------------------------------------------------
 
@@ -92,7 +92,7 @@ class ObjectCalls(ArrayCalls):
         root = self._root(root)
         mine = dumps(value) if self._group.rank == root else None
         blob = bcast.blob(self._group.call(FrameKind.BCAST, root), mine, root)
-        return value if mine is not None else loads(blob.parts, blob.flat())
+        return value if mine is not None else loads(blob.parts, blob.pieces[0])
 
     @guarded
     def gather(self, value: Any, root: int = 0) -> list[Any] | None:

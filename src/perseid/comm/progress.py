@@ -18,9 +18,9 @@ from perseid.comm.channel import (
     PendingReceive,
 )
 from perseid.comm.connection_pool import POLL_SECONDS, ConnectionPool
-from perseid.comm.frames import HEADER_BYTES, Frame, header
+from perseid.comm.frames import Frame, header
 from perseid.comm.objects import Blob, Buffer
-from perseid.comm.socket_channel import MAX_PIECES, SocketChannel
+from perseid.comm.socket_channel import SocketChannel
 from perseid.comm.wait_loop import WaitLoop
 
 DRAIN_AFTER = 0.02
@@ -44,8 +44,8 @@ class Progress(Protocol):
 
     def receive(
         self, channel: Channel, signature: bytes, step: int, any_step: bool = False
-    ) -> Frame:
-        """Receive a payload of any length into fresh memory."""
+    ) -> Blob:
+        """Receive a payload of any length into fresh memory, in one piece."""
         ...
 
     def exchange(
@@ -56,7 +56,7 @@ class Progress(Protocol):
         blob: Blob,
         source: Channel,
         pending: PendingReceive,
-    ) -> Frame:
+    ) -> Blob:
         """Send a payload to one peer and receive from another (or the same), both at once."""
         ...
 
@@ -102,21 +102,26 @@ class ProgressEngine:
 
     def receive(
         self, channel: Channel, signature: bytes, step: int, any_step: bool = False
-    ) -> Frame:
+    ) -> Blob:
         """Receive a payload of any length into fresh memory."""
         try:
-            frame = channel.receive(signature, step, any_step)
-            if frame is None:
-                frame = self._wait(channel, PendingReceive(signature, step, None, any_step))
+            blob = channel.receive(signature, step, any_step)
+            if blob is None:
+                blob = self._wait(channel, PendingReceive(signature, step, None, any_step))
         except ChannelError as error:
             self._failure.channel_failed(error)
-        return frame
+        return blob
 
-    def _wait(self, channel: Channel, pending: PendingReceive) -> Frame:
+    def _receive(self, channel: Channel, pending: PendingReceive) -> Blob:
+        """Receive the pending frame, of which some bytes may have come already."""
+        into = pending.into
+        if into is not None and channel.receive_into(pending.signature, pending.step, into):
+            pending.frame = Frame(pending.signature, pending.step, 0, into)
+            return pending.blob
+        return self._wait(channel, pending)
+
+    def _wait(self, channel: Channel, pending: PendingReceive) -> Blob:
         """Receive the pending frame; other frames are kept for later."""
-        # Try to read a large payload directly into the caller's memory, before any of its bytes
-        # land in the staging buffer and have to be copied.
-        channel.receive_direct(pending)
 
         def done() -> bool:
             # Look at the buffered bytes first: the wanted frame may have come with an earlier one.
@@ -129,8 +134,7 @@ class ProgressEngine:
         self._loop.until(
             done, channel.read_some, lambda checks: self._check_stalled(channel, pending, checks)
         )
-        assert pending.frame is not None
-        return pending.frame
+        return pending.blob
 
     def _check_stalled(self, channel: Channel, pending: PendingReceive, checks: int) -> None:
         """Check what is wrong, after nothing has come for so many polling intervals."""
@@ -168,27 +172,18 @@ class ProgressEngine:
         blob: Blob,
         source: Channel,
         pending: PendingReceive,
-    ) -> Frame:
+    ) -> Blob:
         """Send a payload to one peer and receive from another (or the same), both at once."""
-        pieces: list[Buffer] = [header(signature, step, blob.parts, blob.nbytes), *blob.pieces]
-        # One copy is cheaper than several system calls, each of which takes only so many pieces.
-        if len(pieces) > MAX_PIECES:
-            pieces = [pieces[0], blob.flat()]
         try:
-            rest = out.send_frame(pieces, HEADER_BYTES + blob.nbytes)
-            # The kernel took the whole frame, as it does unless frames are large: there is nothing
-            # to interleave.
-            if rest is None:
-                return self._wait(source, pending)
-            # A store has no descriptor to poll, so the two directions go one after the other.
-            if not isinstance(source, SocketChannel):
-                self._send_rest(out, rest)
-                return self._wait(source, pending)
-            self._send_rest(out, rest, source, pending)
+            # The kernel takes the whole frame unless it is large; then there is nothing to
+            # interleave.
+            if (rest := out.send_blob(signature, step, blob)) is not None:
+                # A store has no descriptor to poll: the two directions go one after the other.
+                both = isinstance(source, SocketChannel)
+                self._send_rest(out, rest, *((source, pending) if both else ()))
+            return pending.blob if pending.frame is not None else self._receive(source, pending)
         except ChannelError as error:
             self._failure.channel_failed(error)
-        assert pending.frame is not None
-        return pending.frame
 
     def _send_rest(
         self,
@@ -224,8 +219,6 @@ class ProgressEngine:
 
         self._loop.until(done, lambda: poller.wait(self._engine.channels), stalled)
         out.sending = False
-        if source is not None and pending is not None:
-            self._wait(source, pending)
 
 
 class _BlockedSender:

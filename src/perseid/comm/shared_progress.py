@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager
 from perseid.comm.call_guard import Turn
 from perseid.comm.channel import Channel, ChannelEndedError, ChannelError, PendingReceive
 from perseid.comm.connection_pool import ConnectionPool
-from perseid.comm.frames import Frame
 from perseid.comm.helper_thread import HelperThread, Operation
 from perseid.comm.lane import AnyLane, PeerLane, Receive, Send
 from perseid.comm.lane_poller import Event, LanePoller
@@ -96,7 +95,7 @@ class SharedProgress:
                 return
             want = Receive((channel.rank,), signature, step, into)
             if comes and len(into) > JOINED_BYTES:
-                self._receive_direct(lane, want)
+                self._receive_direct(lane, want, into)
         except ChannelError as error:
             self._failure.channel_failed(error)
         if not want.done:
@@ -131,30 +130,29 @@ class SharedProgress:
             self._engine.handle_control_frames(lane.channel)
         return came
 
-    def _receive_direct(self, lane: PeerLane, want: Receive) -> None:
+    def _receive_direct(self, lane: PeerLane, want: Receive, into: memoryview) -> None:
         """Read the frame whose first bytes have come directly into its place."""
         self._polling = True
         self._lock.release()
         try:
-            lane.channel.receive_direct(want)
+            complete = lane.channel.receive_direct(want.signature, want.step, into)
         finally:
             self._lock.acquire()
             self._engine.owner = threading.get_ident()
             self._polling = False
             if self._waiting:
                 self._changed.notify_all()
-        lane.begun(want)
+        lane.begun(want, complete)
         if lane.queue.control_frames:
             self._engine.handle_control_frames(lane.channel)
 
     def receive(
         self, channel: Channel, signature: bytes, step: int, any_step: bool = False
-    ) -> Frame:
+    ) -> Blob:
         """Receive a payload of any length into fresh memory."""
         want = self.post(Receive((channel.rank,), signature, step, None, any_step))
         self.wait(want)
-        assert want.frame is not None
-        return want.frame
+        return want.blob
 
     def exchange(
         self,
@@ -164,21 +162,20 @@ class SharedProgress:
         blob: Blob,
         source: Channel,
         pending: PendingReceive,
-    ) -> Frame:
+    ) -> Blob:
         """Send a payload to one peer and receive from another (or the same), both at once."""
         sent = self.start_send(out.rank, signature, step, blob)
         into = pending.into
         if sent.done and into is not None and not pending.any_step:
             self.receive_into(source, pending.signature, pending.step, into)
-            return Frame(pending.signature, pending.step, 0, into)
+            return Blob(0, [into], len(into))
         want = self.post(
             Receive((source.rank,), pending.signature, pending.step, into, pending.any_step)
         )
         self.wait(want)
         if not sent.done:
             self.wait(sent)
-        assert want.frame is not None
-        return want.frame
+        return want.blob
 
     # --- operations that nobody waits for yet ------------------------------------------------
 

@@ -16,7 +16,6 @@ from perseid.comm.frames import (
     HEADER_BYTES,
     SIGNATURE_BYTES,
     TAIL,
-    Frame,
     FrameError,
     Receiver,
 )
@@ -41,8 +40,8 @@ class SocketChannel(FrameQueue):
         The connection; it belongs to this channel from now on.
     """
 
-    __slots__ = ("_receive", "_send", "closed", "connection", "ended", "receiver", "sending",
-                 "transport")  # fmt: skip
+    __slots__ = ("_receive", "_send", "_send_pieces", "closed", "connection", "ended", "receiver",
+                 "sending", "transport")  # fmt: skip
 
     def __init__(self, rank: int, connection: Connection) -> None:
         super().__init__(rank)
@@ -55,7 +54,8 @@ class SocketChannel(FrameQueue):
         self.ended = False
         """Whether the end of the peer's stream has been read."""
         # Looked up once: two more attribute accesses show in the time of a small round trip.
-        self._send, self._receive = connection.send, connection.receive
+        self._send, self._send_pieces = connection.send, connection.send_pieces
+        self._receive = connection.receive
 
     def fileno(self) -> int:
         """The descriptor to poll."""
@@ -66,52 +66,40 @@ class SocketChannel(FrameQueue):
 
     # --- sending -----------------------------------------------------------------------------
 
-    def send(self, signature: bytes, step: int, data: Buffer) -> PartlySent | None:
+    def send(self, signature: bytes, step: int, data: Buffer, parts: int = 0) -> PartlySent | None:
         """Send raw bytes; a small payload is copied behind its header."""
         size = len(data)
-        head = signature + TAIL.pack(step, 0, size)
-        if size > JOINED_BYTES:
-            return self.send_frame([head, data], HEADER_BYTES + size)
-        # Copying a small payload is cheaper than writing from two places. These lines are those of
-        # `_send_small`: one more function costs 1 % of a small round trip.
-        message = head + data
+        head = signature + TAIL.pack(step, parts, size)
         try:
-            sent = self._send(message, DONTWAIT)
+            # Copying a small payload is cheaper than writing from two places.
+            if size <= JOINED_BYTES:
+                sent = self._send(head + data, DONTWAIT)
+            else:
+                sent = self._send_pieces([head, data], (), DONTWAIT)
         except BlockingIOError:
             sent = 0
         except OSError as error:
             self._ended(error)
-        return None if sent == len(message) else PartlySent(self.start, [message], sent)
-
-    def _send_small(self, message: bytes) -> PartlySent | None:
-        try:
-            sent = self._send(message, DONTWAIT)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._ended(error)
-        return None if sent == len(message) else PartlySent(self.start, [message], sent)
+        done = sent == HEADER_BYTES + size
+        return None if done else PartlySent(self.start, [head, data], sent)
 
     def send_blob(self, signature: bytes, step: int, blob: Blob) -> PartlySent | None:
         """Send the pieces of a payload."""
+        # One copy is cheaper than several system calls, each of which takes only so many pieces.
+        if blob.nbytes <= JOINED_BYTES or not 1 < len(blob.pieces) < MAX_PIECES:
+            return self.send(signature, step, blob.flat(), blob.parts)
         head = signature + TAIL.pack(step, blob.parts, blob.nbytes)
-        total = HEADER_BYTES + blob.nbytes
-        if blob.nbytes <= JOINED_BYTES:
-            return self._send_small(head + blob.flat())
-        # The header is one more piece.
-        if len(blob.pieces) >= MAX_PIECES:
-            return self.send_frame([head + blob.flat()], total)
-        return self.send_frame([head, *blob.pieces], total)
-
-    def send_frame(self, pieces: list[Buffer], total: int) -> PartlySent | None:
-        """Send a frame that lies in several pieces of memory."""
+        pieces: list[Buffer] = [head, *blob.pieces]
         sent = self.start(pieces)
-        return None if sent == total else PartlySent(self.start, pieces, sent)
+        done = sent == HEADER_BYTES + blob.nbytes
+        return None if done else PartlySent(self.start, pieces, sent)
 
     def start(self, pieces: list[Buffer]) -> int:
         """Send what the socket takes without waiting; returns the number of bytes."""
         try:
-            return self.connection.send_pieces(pieces)
+            return self._send_pieces(pieces, (), DONTWAIT)
+        except BlockingIOError:
+            return 0
         except OSError as error:
             self._ended(error)
 
@@ -126,14 +114,16 @@ class SocketChannel(FrameQueue):
     # --- receiving ---------------------------------------------------------------------------
 
     def receive_into(self, signature: bytes, step: int, into: memoryview) -> bool:
-        """The fast path for a small message, which is nearly always the next one on the stream."""
+        """The fast path for a message that is the next one on the stream, as nearly all are."""
         receiver = self.receiver
         size = len(into)
         # Frames that were kept came earlier, so they must be checked first.
-        if size > JOINED_BYTES or receiver.signature is not None or self.frames:
+        if receiver.signature is not None or self.frames:
             return False
         start = receiver.start
         if start == receiver.end:
+            if size > JOINED_BYTES:
+                return self.receive_direct(signature, step, into)
             # Nothing is left over, so the next frame can use the whole buffer.
             receiver.start = receiver.end = start = 0
             try:
@@ -171,15 +161,21 @@ class SocketChannel(FrameQueue):
         receiver.start = end
         return True
 
-    def receive(self, signature: bytes, step: int, any_step: bool = False) -> Frame | None:
+    def receive(self, signature: bytes, step: int, any_step: bool = False) -> Blob | None:
         """The fast path for a payload of any length that fits into the staging buffer."""
         receiver = self.receiver
         if receiver.signature is not None or self.frames:
             return None
-        if receiver.start == receiver.end:
-            receiver.start = receiver.end = 0
-            self.read_some()
         start = receiver.start
+        if start == receiver.end:
+            # As in `receive_into`.
+            receiver.start = receiver.end = start = 0
+            try:
+                receiver.end = self._receive(receiver.buffer) or self._ended()
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                self._ended(error)
         body = start + HEADER_BYTES
         if receiver.end < body or not receiver.buffer.startswith(signature, start):
             return None
@@ -190,35 +186,32 @@ class SocketChannel(FrameQueue):
         receiver.start = end
         # A copy, since the staging buffer is reused; a bytearray, since users may write into
         # arrays.
-        return Frame(signature, came, parts, memoryview(bytearray(receiver.view[body:end])))
+        return Blob(parts, [memoryview(bytearray(receiver.view[body:end]))], size)
 
-    def receive_direct(self, pending: PendingReceive) -> None:
+    def receive_direct(self, signature: bytes, step: int, into: memoryview) -> bool:
         """Read header and payload at once, the payload directly into its place.
 
-        Only if nothing else is buffered; if another frame comes instead, it is moved to the staging
-        buffer.
+        Only if nothing is buffered: bytes are read into the caller's array before it is known what
+        they are. Returns whether the whole frame came; what came of it, or of another frame, is
+        otherwise left to the receiver.
         """
-        receiver, into = self.receiver, pending.into
-        if into is None or len(into) <= JOINED_BYTES:
-            return
-        # Bytes are read into the caller's array before it is known what they are, so the wanted
-        # frame should be the next one on the stream.
-        if pending.any_step or self.frames or not receiver.idle:
-            return
+        receiver, size = self.receiver, len(into)
         receiver.start = receiver.end = 0
         whole = self.connection.receive_whole
         count = self._read(whole, [receiver.view[:HEADER_BYTES], into])
+        came = count - HEADER_BYTES
+        wanted = came > 0 and receiver.buffer.startswith(signature + TAIL.pack(step, 0, size))
+        if wanted and came == size:
+            return True
         receiver.end = min(count, HEADER_BYTES)
-        came = max(0, count - HEADER_BYTES)
-        if came and not receiver.buffer.startswith(
-            pending.signature + TAIL.pack(pending.step, 0, len(into))
-        ):
+        if wanted:
+            receiver.parse()
+            receiver.accept(into, came)
+        elif came > 0:
             # Another frame came, for instance an ABORT. Its bytes landed in the caller's array,
             # which is overwritten when the right frame arrives.
             receiver.put_back(into[:came])
-        elif came:
-            receiver.parse()
-            receiver.accept(into, came)
+        return False
 
     def read_some(self) -> bool:
         """Read into the staging buffer, or directly into the place of a payload."""

@@ -76,21 +76,14 @@ class StoreChannel(FrameQueue):
         self._wait = FIRST_WAIT
         self._interrupted = False
 
-    def send(self, signature: bytes, step: int, data: Buffer) -> PartlySent | None:
+    def send(self, signature: bytes, step: int, data: Buffer, parts: int = 0) -> PartlySent | None:
         """Write raw bytes as one object."""
-        self._put(signature + TAIL.pack(step, 0, len(data)) + data)
+        self._put(signature + TAIL.pack(step, parts, len(data)) + data)
         return None
 
     def send_blob(self, signature: bytes, step: int, blob: Blob) -> PartlySent | None:
         """Write the pieces of a payload as one object."""
-        head = signature + TAIL.pack(step, blob.parts, blob.nbytes)
-        self._put(b"".join([head, *blob.pieces]))
-        return None
-
-    def send_frame(self, pieces: list[Buffer], total: int) -> PartlySent | None:
-        """Write a frame as one object."""
-        self._put(b"".join(pieces))
-        return None
+        return self.send(signature, step, blob.flat(), blob.parts)
 
     def _put(self, data: bytes) -> None:
         if self._interrupted:
@@ -113,12 +106,9 @@ class StoreChannel(FrameQueue):
         """Always False: only sockets have a fast path."""
         return False
 
-    def receive(self, signature: bytes, step: int, any_step: bool = False) -> Frame | None:
+    def receive(self, signature: bytes, step: int, any_step: bool = False) -> Blob | None:
         """Always None: only sockets have a fast path."""
         return None
-
-    def receive_direct(self, pending: PendingReceive) -> None:
-        """Do nothing: messages are read as whole objects."""
 
     def read_some(self) -> bool:
         """Read the next message, polling until it is there or the polling interval is over."""

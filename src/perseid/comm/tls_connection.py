@@ -54,7 +54,9 @@ class TlsConnection:
     def send(self, data: Buffer, _flags: int, /) -> int:
         return self.send_pieces([data])
 
-    def send_pieces(self, pieces: list[Buffer]) -> int:
+    def send_pieces(
+        self, pieces: list[Buffer], _ancillary: tuple[()] = (), _flags: int = 0, /
+    ) -> int:
         """Encrypt and send; returns the number of plaintext bytes that were sent.
 
         Bytes count as sent once the socket has taken all of their ciphertext. Until then, the

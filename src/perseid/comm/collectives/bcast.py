@@ -17,12 +17,13 @@ def blob(call: Call, value: Blob | None, root: int) -> Blob:
     """The root's payload on every rank; only the root knows its length beforehand."""
     place = branch(call.rank, call.size, root)
     call.need(place.near)
+    channels, signature, progress = call.channels, call.signature, call.group.progress
     if place.parent >= 0:
-        value = call.receive_blob(place.parent)
+        value = progress.receive(channels[place.parent], signature, 0)
     assert value is not None
     # The largest subtree first, since it takes longest.
     for child in place.children:
-        call.send_blob(child, value)
+        progress.send_blob(channels[child], signature, 0, value)
     return value
 
 
@@ -39,10 +40,11 @@ def binomial(call: Call, data: memoryview, root: int) -> None:
     """Send the whole array as one message along each edge of a tree."""
     place = branch(call.rank, call.size, root)
     call.need(place.near)
+    channels, signature, progress = call.channels, call.signature, call.group.progress
     if place.parent >= 0:
-        call.receive_into(place.parent, data)
+        progress.receive_into(channels[place.parent], signature, 0, data)
     for child in place.children:
-        call.send(child, data)
+        progress.send(channels[child], signature, 0, data)
 
 
 def pipeline(call: Call, data: memoryview, root: int, chunk: int = CHUNK_BYTES) -> None:
