@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ranks import ranks, run_ranks, run_threads
 
-from perseid.comm import Op, array_calls, call_guard
+from perseid.comm import Op, array_calls, call_guard, object_calls
 from perseid.errors import BadInputError, ClosedError, PeerLostError, PerseidError
 from perseid.rendezvous import EmbeddedServer
 
@@ -25,10 +25,13 @@ class Interrupt(Exception):
     """What the signal handler raises, as that of Ctrl-C raises KeyboardInterrupt."""
 
 
+INSIDE = (array_calls.__file__, call_guard.__file__, object_calls.__file__)
+
+
 def _raise_inside_a_call(_number, frame):
     """Anywhere else the test itself would lose what the call returned."""
     while frame is not None:
-        if frame.f_code.co_filename in (call_guard.__file__, array_calls.__file__):
+        if frame.f_code.co_filename in INSIDE:
             raise Interrupt
         frame = frame.f_back
 
@@ -39,6 +42,7 @@ RECEIVE = {
     "Sendrecv": lambda comm, into: (comm.Sendrecv(into[:0], 0, into, 0), int(into[-1]))[1],
     "Bcast": lambda comm, into: (comm.Bcast(into, 0), int(into[-1]))[1],
     "allreduce": lambda comm, into: comm.allreduce(0, "max"),
+    "bcast": lambda comm, into: comm.bcast(None, 0),
 }
 
 
@@ -47,6 +51,8 @@ def _send(comm, how, array):
         comm.send(int(array[-1]), 1)
     elif how == "Bcast":
         comm.Bcast(array, 0)
+    elif how == "bcast":
+        comm.bcast(int(array[-1]), 0)
     elif how == "allreduce":
         comm.allreduce(int(array[-1]), "max")
     else:

@@ -66,20 +66,21 @@ class ArrayCalls:
 
     def Send(self, array: Array, dest: int, tag: int = 0) -> None:
         """Send an array's memory: ``comm.Send(np.ones(4), dest=1)``."""
-        # Send and Recv repeat the code of `guarded`: calling its wrapper costs 6 % of a round trip.
+        # The most frequent calls repeat the code of `guarded`: its wrapper costs 6 % of this one.
         engine = self._engine
         if engine.owner != get_ident() or engine.failure.error is not None:
             engine.enter()
         # Everything about the arguments is checked before the first byte is sent, so that a wrong
         # call leaves the communicator usable.
-        data, code = arrays.to_send(array)
+        data, code = arrays.payload(array)
         if type(tag) is not int or not MIN_TAG <= tag <= MAX_TAG:
             tag = arguments.tag("tag", tag)
         group = self._group
         known = type(dest) is int and 0 <= dest < group.size
         channel = (group.channels[dest] if known else None) or self._peer("dest", dest)
         try:
-            self._progress.send(channel, group.point(code), tag, data)
+            signature = group.points.get(code) or group.point(code)
+            self._progress.send(channel, signature, tag, data)
         except BaseException as error:
             engine.interruption, engine.owner = error, None
             engine.end_interrupted()
@@ -98,7 +99,8 @@ class ArrayCalls:
         known = type(source) is int and 0 <= source < group.size
         channel = (group.channels[source] if known else None) or self._peer("source", source)
         try:
-            self._progress.receive_into(channel, group.point(code), tag, into)
+            signature = group.points.get(code) or group.point(code)
+            self._progress.receive_into(channel, signature, tag, into)
         except BaseException as error:
             engine.interruption, engine.owner = error, None
             engine.end_interrupted()
@@ -131,14 +133,23 @@ class ArrayCalls:
 
     # --- collectives -------------------------------------------------------------------------
 
-    @guarded
     def Bcast(self, array: Array, root: int = 0) -> None:
         """Copy the root's array into that of every rank: ``comm.Bcast(np.ones(4), root=0)``."""
-        root = self._root(root)
-        send = self.rank == root
+        engine = self._engine
+        if engine.owner != get_ident() or engine.failure.error is not None:
+            engine.enter()
+        group = self._group
+        if type(root) is not int or not 0 <= root < group.size:
+            root = self._root(root)
+        send = group.rank == root
         data, code = arrays.to_send(array) if send else arrays.to_receive(array)
-        call = self._group.call(FrameKind.BCAST, root, 0, code, array.size)
-        bcast.into(call, data, root)
+        try:
+            call = group.call(FrameKind.BCAST, root, 0, code, array.size)
+            bcast.into(call, data, root)
+        except BaseException as error:
+            engine.interruption, engine.owner = error, None
+            engine.end_interrupted()
+            raise
 
     @guarded
     def Gather(
@@ -241,32 +252,37 @@ class ArrayCalls:
         if result is not None and result is not place:
             place[...] = result
 
-    @guarded
     def Allreduce(self, array: Array, into: Array, op: AnyOp = SUM) -> None:
         """Combine the arrays of all ranks element by element, in ``into`` on every rank:
         ``comm.Allreduce(np.ones(4), np.empty(4))``.
 
         ``into`` may be ``array`` itself.
         """
+        engine = self._engine
+        if engine.owner != get_ident() or engine.failure.error is not None:
+            engine.enter()
         op = op if type(op) is Op else as_op(op)
         code = arrays.matching(op, array, into)
         # Without a call for all operations but the two logical ones.
         mine = op.operand(array) if op.logical else array
-        group = self._group
-        call = group.call(FrameKind.ALLREDUCE, -1, op.code, code, array.size)
-        ufunc = op.ufunc if op.tree else None
-        # Three algorithms: a large array is divided among the ranks; ranks that share cores
-        # exchange as few messages as possible; all others take the fewest rounds.
-        if ufunc is not None and array.nbytes >= allreduce.large_bytes(group.size):
-            flat = into.reshape(-1)
-            mine = flat if into is mine else np.ascontiguousarray(mine).reshape(-1)
-            allreduce.large(call, op, mine, flat)
-        elif ufunc is not None and group.engine.oversubscribed:
-            allreduce.in_place(call, ufunc, mine, into)
-        else:
-            result = self._small(op)(ArrayPort(call, op, into), np.ascontiguousarray(mine))
-            if result is not into:
-                into[...] = result
+        try:
+            call = self._group.call(FrameKind.ALLREDUCE, -1, op.code, code, array.size)
+            ufunc = op.ufunc if op.tree else None
+            # Three algorithms: a large array is divided among the ranks; ranks that share cores
+            # exchange as few messages as possible; all others take the fewest rounds.
+            large = array.nbytes >= allreduce.LARGE_BYTES
+            if large and ufunc is not None and allreduce.divided(array.nbytes, call.size):
+                allreduce.large(call, op, mine, into)
+            elif ufunc is not None and engine.oversubscribed:
+                allreduce.in_place(call, ufunc, mine, into)
+            else:
+                result = self._small(op)(ArrayPort(call, op, into), np.ascontiguousarray(mine))
+                if result is not into:
+                    into[...] = result
+        except BaseException as error:
+            engine.interruption, engine.owner = error, None
+            engine.end_interrupted()
+            raise
 
     @guarded
     def Reduce_scatter(

@@ -5,7 +5,7 @@ The algorithms of ``collectives`` use a `Call`: ranks of the group, steps and by
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,20 +46,22 @@ class Group:
         self.rank = self.ranks.index(engine.rank)
         self.size = len(self.ranks)
         self.channels: list[Channel | None] = [engine.channels[r] for r in self.ranks]
+        self.reached: set[object] = set()
+        """Plans of algorithms, all peers of which are connected."""
         self.progress: Progress = progress or ProgressEngine(engine)
-        self._points: dict[int, bytes] = {}
+        self.points: dict[int, bytes] = {}
+        """Signatures that `point` has made, by data type."""
         self._sequence = 0
         self._history = engine.history(comm)
         self._scratch = np.empty(0, np.uint8)
 
     def point(self, dtype: int) -> bytes:
         """The signature of point-to-point messages of one data type."""
-        found = self._points.get(dtype)
-        if found is None:
+        if dtype not in self.points:
             generation = self.engine.generation
-            found = Signature(FrameKind.POINT, self.comm, generation, dtype=dtype).pack()
-            self._points[dtype] = found
-        return found
+            made = Signature(FrameKind.POINT, self.comm, generation, dtype=dtype).pack()
+            self.points[dtype] = made
+        return self.points[dtype]
 
     def call(
         self, kind: int, root: int = -1, reduction: int = 0, dtype: int = 0, count: int = 0
@@ -125,14 +127,16 @@ class Call:
         """Channels by rank of the group; None if ``need`` has not made one yet."""
         self._progress = group.progress
 
-    def need(self, peers: Collection[int]) -> None:
+    def need(self, peers: Iterable[int]) -> None:
         """Connect to these peers in parallel, before the first byte is sent."""
-        channels, rank = self.channels, self.rank
-        # A list comprehension is a function call, which nearly all calls can do without.
-        for peer in peers:
-            if channels[peer] is None and peer != rank:
-                self.group.connect([p for p in peers if channels[p] is None and p != rank])
-                return
+        missing = [p for p in peers if self.channels[p] is None and p != self.rank]
+        if missing:
+            self.group.connect(missing)
+
+    def reach(self, plan: object, peers: Iterable[int]) -> None:
+        """`need` for all peers of a plan that many calls share: once is enough."""
+        self.need(peers)
+        self.group.reached.add(plan)
 
     # Each method below finds the channel itself: a further call would slow down small messages.
 

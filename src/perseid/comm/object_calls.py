@@ -7,6 +7,7 @@ argument, before anything is sent.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import get_ident
 from typing import Any
 
 from perseid.comm import arguments
@@ -26,7 +27,7 @@ from perseid.comm.collectives import (
 )
 from perseid.comm.frames import OBJECT, FrameKind
 from perseid.comm.objects import dumps, loads
-from perseid.comm.ops import SUM, as_op
+from perseid.comm.ops import SUM, Op, as_op
 from perseid.comm.ports import ObjectPort
 from perseid.errors import BadInputError
 
@@ -77,22 +78,38 @@ class ObjectCalls(ArrayCalls):
 
     # --- objects -----------------------------------------------------------------------------
 
-    @guarded
     def barrier(self) -> None:
         """Wait until every rank has called it: ``comm.barrier()``."""
-        call = self._group.call(FrameKind.BARRIER)
-        if self._group.engine.oversubscribed:
-            barrier.tree(call)
-        else:
-            barrier.dissemination(call)
+        engine = self._engine
+        if engine.owner != get_ident() or engine.failure.error is not None:
+            engine.enter()
+        try:
+            call = self._group.call(FrameKind.BARRIER)
+            if engine.oversubscribed:
+                barrier.tree(call)
+            else:
+                barrier.dissemination(call)
+        except BaseException as error:
+            engine.interruption, engine.owner = error, None
+            engine.end_interrupted()
+            raise
 
-    @guarded
     def bcast(self, value: Any = None, root: int = 0) -> Any:
         """Return the root's object on every rank: ``comm.bcast({"seed": 1}, root=0)``."""
-        root = self._root(root)
-        mine = dumps(value) if self._group.rank == root else None
-        blob = bcast.blob(self._group.call(FrameKind.BCAST, root), mine, root)
-        return value if mine is not None else loads(blob.parts, blob.pieces[0])
+        engine = self._engine
+        if engine.owner != get_ident() or engine.failure.error is not None:
+            engine.enter()
+        group = self._group
+        if type(root) is not int or not 0 <= root < group.size:
+            root = self._root(root)
+        mine = dumps(value) if group.rank == root else None
+        try:
+            blob = bcast.blob(group.call(FrameKind.BCAST, root), mine, root)
+            return value if mine is not None else loads(blob.parts, blob.pieces[0])
+        except BaseException as error:
+            engine.interruption, engine.owner = error, None
+            engine.end_interrupted()
+            raise
 
     @guarded
     def gather(self, value: Any, root: int = 0) -> list[Any] | None:
@@ -143,16 +160,24 @@ class ObjectCalls(ArrayCalls):
         algorithm = reduce.by_rank if op.tree else reduce.strict
         return algorithm(ObjectPort(call, op), op.operand(value), root)
 
-    @guarded
     def allreduce(self, value: Any, op: AnyOp = SUM) -> Any:
         """Combine all ranks' objects; every rank gets the same result: ``comm.allreduce(1)``.
 
         A plain function is applied strictly in rank order. Use ``Op.custom`` with
         ``commutative=True, associative=True`` to have it evaluated as a tree, which is faster.
         """
-        op = as_op(op)
-        call = self._group.call(FrameKind.ALLREDUCE, -1, op.code)
-        return self._small(op)(ObjectPort(call, op), op.operand(value))
+        engine = self._engine
+        if engine.owner != get_ident() or engine.failure.error is not None:
+            engine.enter()
+        op = op if type(op) is Op else as_op(op)
+        mine = op.operand(value) if op.logical else value
+        try:
+            call = self._group.call(FrameKind.ALLREDUCE, -1, op.code)
+            return self._small(op)(ObjectPort(call, op), mine)
+        except BaseException as error:
+            engine.interruption, engine.owner = error, None
+            engine.end_interrupted()
+            raise
 
     @guarded
     def reduce_scatter(self, values: Sequence[Any], op: AnyOp = SUM) -> Any:

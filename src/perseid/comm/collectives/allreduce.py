@@ -7,7 +7,7 @@ computed once and sent on, or computed from the same two operands in the same or
 from __future__ import annotations
 
 import functools
-import math
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -29,11 +29,9 @@ _LAST = 1 << 20
 """Step number of the message that carries the result; no round of an algorithm is that large."""
 
 
-def large_bytes(size: int) -> float:
-    """Size of an array, in bytes, from which on the work is divided among so many ranks."""
-    if size > 2:
-        return LARGE_BYTES
-    return PAIR_BYTES if size == 2 else math.inf
+def divided(nbytes: int, size: int) -> bool:
+    """Whether the work of an array of at least `LARGE_BYTES` is divided among so many ranks."""
+    return size > 2 or (size == 2 and nbytes >= PAIR_BYTES)
 
 
 class Fold(NamedTuple):
@@ -63,7 +61,8 @@ def fold(size: int) -> Fold:
     return Fold(core, size - core)
 
 
-class RecursiveDoublingPlan(NamedTuple):
+@dataclass(frozen=True, eq=False, slots=True)
+class RecursiveDoublingPlan:
     """What one rank does in recursive doubling."""
 
     passive: bool
@@ -77,7 +76,7 @@ class RecursiveDoublingPlan(NamedTuple):
 
 
 # Cached, since small allreduces are called thousands of times with the same arguments.
-@functools.lru_cache(maxsize=4096)
+@functools.cache
 def plan(rank: int, size: int) -> RecursiveDoublingPlan:
     """What a rank does in recursive doubling among ``size`` ranks, any number."""
     shape = fold(size)
@@ -95,7 +94,8 @@ def doubling(port: Port[T], value: T) -> T:
     call = port.call
     rank = call.rank
     mine = plan(rank, call.size)
-    call.need(mine.peers)
+    if mine not in call.group.reached:
+        call.reach(mine, mine.peers)
     if mine.passive:
         result = port.begin(value)
         port.send(rank - 1, result)
@@ -132,7 +132,8 @@ def _broadcast_from_0(port: Port[T], result: T | None) -> T:
     return result
 
 
-class ReduceBcastPlan(NamedTuple):
+@dataclass(frozen=True, eq=False, slots=True)
+class ReduceBcastPlan:
     """What one rank does if ranks share cores: values go directly to rank 0 or up a tree, and the
     result comes down a tree."""
 
@@ -148,7 +149,7 @@ class ReduceBcastPlan(NamedTuple):
     """All ranks that this one exchanges messages with."""
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.cache
 def reduce_bcast_plan(rank: int, size: int) -> ReduceBcastPlan:
     """What a rank does among ``size`` ranks that share cores."""
     place = trees.branch(rank, size, 0)
@@ -169,7 +170,8 @@ def in_place(call: Call, ufunc: np.ufunc, array: Array, into: Array) -> None:
     turns on a core find their data gone from its caches. So this does without a `Port`.
     """
     part = reduce_bcast_plan(call.rank, call.size)
-    call.need(part.peers)
+    if part not in call.group.reached:
+        call.reach(part, part.peers)
     channels, signature, progress = call.channels, call.signature, call.group.progress
     if into is not array:
         into[...] = array
@@ -195,20 +197,20 @@ def strict(port: Port[T], value: T) -> T:
 
 
 def large(call: Call, op: Op, array: Array, into: Array) -> None:
-    """Reduce flat arrays by an operation that may be evaluated in any order.
+    """Reduce arrays by an operation that may be evaluated in any order.
 
     ``into`` may be ``array`` itself. Nothing is copied beforehand: the first step reads from
     ``array`` and writes to ``into``.
     """
-    if into is not array and np.may_share_memory(array, into):
+    flat = into.reshape(-1)
+    mine = flat if into is array else np.ascontiguousarray(array).reshape(-1)
+    if mine is not flat and np.may_share_memory(mine, flat):
         # The two overlap: writing one part would change another that has not been read yet.
-        into[...] = array
-        array = into
+        flat[...] = mine
+        mine = flat
     # Recursive halving needs a power of two.
-    if call.size & (call.size - 1):
-        ring(call, op, array, into)
-    else:
-        halving(call, op, array, into)
+    algorithm = ring if call.size & (call.size - 1) else halving
+    algorithm(call, op, mine, flat)
 
 
 def cuts(length: int, parts: int) -> list[int]:

@@ -11,7 +11,8 @@ _EMPTY = memoryview(bytearray())
 def dissemination(call: Call) -> None:
     """In round k, send to the rank 2**k after this one and receive from the one 2**k before."""
     plan = rounds(call.rank, call.size)
-    call.need(plan.near)
+    if plan not in call.group.reached:
+        call.reach(plan, plan.near)
     # Without the methods of `Call`, which show in the time of a barrier.
     channels, signature, progress = call.channels, call.signature, call.group.progress
     for step, (after, before) in enumerate(plan.peers):
@@ -22,7 +23,8 @@ def dissemination(call: Call) -> None:
 def tree(call: Call) -> None:
     """Send empty messages up a tree and down again: the fewest messages."""
     place = branch(call.rank, call.size, 0)
-    call.need(place.near)
+    if place not in call.group.reached:
+        call.reach(place, place.near)
     channels, signature, progress = call.channels, call.signature, call.group.progress
     # Smallest subtree first: it is ready first.
     for child in reversed(place.children):

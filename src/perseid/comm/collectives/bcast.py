@@ -16,7 +16,8 @@ CHUNK_BYTES = 512 * 1024
 def blob(call: Call, value: Blob | None, root: int) -> Blob:
     """The root's payload on every rank; only the root knows its length beforehand."""
     place = branch(call.rank, call.size, root)
-    call.need(place.near)
+    if place not in call.group.reached:
+        call.reach(place, place.near)
     channels, signature, progress = call.channels, call.signature, call.group.progress
     if place.parent >= 0:
         value = progress.receive(channels[place.parent], signature, 0)
@@ -39,7 +40,8 @@ def into(call: Call, data: memoryview, root: int) -> None:
 def binomial(call: Call, data: memoryview, root: int) -> None:
     """Send the whole array as one message along each edge of a tree."""
     place = branch(call.rank, call.size, root)
-    call.need(place.near)
+    if place not in call.group.reached:
+        call.reach(place, place.near)
     channels, signature, progress = call.channels, call.signature, call.group.progress
     if place.parent >= 0:
         progress.receive_into(channels[place.parent], signature, 0, data)
