@@ -317,11 +317,10 @@ class PeerLane:
         """
         channel = self.channel
         try:
-            channel.read_now()
+            came = channel.read_now() and channel.receive_into(signature, step, into)
         except ChannelEndedError:
             channel.ended = True
             raise
-        came = channel.take_next(signature, step, into)
         # More may have come with it, of which polling the descriptor says nothing.
         if channel.connection.pending:
             self.read()

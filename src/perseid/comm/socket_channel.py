@@ -144,23 +144,6 @@ class SocketChannel(FrameQueue):
         receiver.start = end
         return True
 
-    def take_next(self, signature: bytes, step: int, into: memoryview) -> bool:
-        """Take a small frame from the staging buffer; False if another one is there.
-
-        `receive_into` ends with the same lines: a call would show in a small round trip.
-        """
-        receiver = self.receiver
-        start, size = receiver.start, len(into)
-        body = start + HEADER_BYTES
-        end = body + size
-        if receiver.end < end or not receiver.buffer.startswith(
-            signature + TAIL.pack(step, 0, size), start
-        ):
-            return False
-        into[:] = receiver.view[body:end]
-        receiver.start = end
-        return True
-
     def receive(self, signature: bytes, step: int, any_step: bool = False) -> Blob | None:
         """The fast path for a payload of any length that fits into the staging buffer."""
         receiver = self.receiver
@@ -168,14 +151,8 @@ class SocketChannel(FrameQueue):
             return None
         start = receiver.start
         if start == receiver.end:
-            # As in `receive_into`.
             receiver.start = receiver.end = start = 0
-            try:
-                receiver.end = self._receive(receiver.buffer) or self._ended()
-            except BlockingIOError:
-                return None
-            except OSError as error:
-                self._ended(error)
+            receiver.end = self._read(self._receive, receiver.buffer)
         body = start + HEADER_BYTES
         if receiver.end < body or not receiver.buffer.startswith(signature, start):
             return None
