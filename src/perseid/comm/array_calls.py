@@ -133,23 +133,14 @@ class ArrayCalls:
 
     # --- collectives -------------------------------------------------------------------------
 
+    @guarded
     def Bcast(self, array: Array, root: int = 0) -> None:
         """Copy the root's array into that of every rank: ``comm.Bcast(np.ones(4), root=0)``."""
-        engine = self._engine
-        if engine.owner != get_ident() or engine.failure.error is not None:
-            engine.enter()
-        group = self._group
-        if type(root) is not int or not 0 <= root < group.size:
-            root = self._root(root)
-        send = group.rank == root
+        root = self._root(root)
+        send = self._group.rank == root
         data, code = arrays.to_send(array) if send else arrays.to_receive(array)
-        try:
-            call = group.call(FrameKind.BCAST, root, 0, code, array.size)
-            bcast.into(call, data, root)
-        except BaseException as error:
-            engine.interruption, engine.owner = error, None
-            engine.end_interrupted()
-            raise
+        call = self._group.call(FrameKind.BCAST, root, 0, code, array.size)
+        bcast.into(call, data, root)
 
     @guarded
     def Gather(
