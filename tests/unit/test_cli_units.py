@@ -28,7 +28,14 @@ def test_times(text, seconds):
     assert units.time_argument(text) == seconds
 
 
-@pytest.mark.parametrize("words", [("--memory", "2XB"), ("--memory", "0"), ("--timeout", "soon")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--memory", "2XB"), ("--memory", "0"), ("--timeout", "soon"),
+        ("--memory", "9" * 400 + "GB"), ("--timeout", "9" * 400 + "h"),
+    ],
+    ids=["unit", "none", "words", "digits", "hours"],
+)  # fmt: skip
 def test_what_is_none_names_the_option_and_an_example(words, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["run", "--data", "survey", *words])

@@ -108,6 +108,7 @@ def test_buckets_as_folders(tmp_path: Path):
         ("memory_mb", 64, "from 128 to 10240"),
         ("timeout", 0, "seconds"),
         ("timeout", float("inf"), "seconds"),
+        ("timeout", 1e20, "seconds"),
         ("timeout", "nan", "seconds"),
         ("retries", "many", "from 0 to 100"),
         ("top", -1, "from 0"),

@@ -9,6 +9,7 @@ import pytest
 import surveyfiles
 from tiny import tiny_cutouts, tiny_model
 
+from perseid.errors import BadInputError
 from perseid.pipeline.initialize import plan
 from perseid.pipeline.request import RunRequest
 from perseid.storage import Storage
@@ -52,3 +53,19 @@ def test_a_run_names_them_and_counts_the_rest(tmp_path: Path) -> None:
                "model": str(tmp_path / "m.onnx")}  # fmt: skip
     (note,) = plan(RunRequest.parse(request)).warnings
     assert "extra11 and 8 more" in note
+
+
+@pytest.mark.parametrize("keep", ["all", "na<b>me\x1b[1m"], ids=["all", "named"])
+def test_a_name_that_a_catalogue_cannot_have_is_not_promised(tmp_path: Path, keep: str) -> None:
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data", ".parquet", ("na<b>me\x1b[1m",))
+    tiny_model(tmp_path / "m.onnx")
+    request = {"data": str(tmp_path / "data"), "results": str(tmp_path / "r"), "keep": keep,
+               "model": str(tmp_path / "m.onnx")}  # fmt: skip
+    if keep != "all":
+        with pytest.raises(BadInputError, match="has control characters: give it another name"):
+            plan(RunRequest.parse(request))
+        return
+    (note,) = plan(RunRequest.parse(request)).warnings
+    assert "nothing uses the column" in note
+    assert "--keep all" not in note

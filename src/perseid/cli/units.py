@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def size_mb(text: str) -> float:
         size = measured_run.size_mb(text)
     except ValueError:
         size = None
-    if size is None:
+    if size is None or math.isinf(size):
         raise BadInputError(f"{text!r} is not a size: give one such as 12.6GB or 25MB")
     return size
 
@@ -47,16 +48,20 @@ def seconds(text: str) -> float:
     """Parse ``60``, ``60s``, ``2min`` or ``1.5h`` into seconds; raises `BadInputError`."""
     match = _TIME.fullmatch(text.strip())
     try:
-        return float(match[1]) * _SECONDS[(match[2] or "s").lower()]  # type: ignore[index]
-    except (TypeError, ValueError) as error:
-        raise BadInputError(f"{text!r} is not a time: give one such as 60s, 2min or 1h") from error
+        found = float(match[1]) * _SECONDS[(match[2] or "s").lower()]  # type: ignore[index]
+    except (TypeError, ValueError):
+        found = math.inf
+    # So many digits that no floating-point number holds them are a typing error, too.
+    if math.isinf(found):
+        raise BadInputError(f"{text!r} is not a time: give one such as 60s, 2min or 1h")
+    return found
 
 
 def memory_mb(text: str) -> int:
     """Parse ``2GB``, ``1769MB`` or ``1769`` into MB of 2^20 bytes; raises `BadInputError`."""
     match = _MEMORY.fullmatch(text.strip())
     size = float(match[1]) * _MEGABYTES[(match[2] or "mb").lower()] if match else 0.0
-    if not size >= 1 or size != round(size):
+    if not 1 <= size < math.inf or size != round(size):
         raise BadInputError(
             f"{text!r} is not a size of memory: give one such as 2GB, or whole MB such as 1769"
         )

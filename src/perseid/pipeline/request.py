@@ -164,8 +164,8 @@ class RunRequest(BaseModel):
     memory_mb: Annotated[int, Field(ge=128, le=10_240)] = Field(
         1769, description="MB per worker, from 128 to 10240 as on Lambda"
     )
-    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        900.0, description="seconds per worker, above 0"
+    timeout: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = Field(
+        900.0, description="seconds per worker, above 0 and at most 1000000"
     )
     retries: Annotated[int, Field(ge=0, le=100)] = Field(
         2, description="a whole number from 0 to 100"

@@ -141,6 +141,11 @@ def _kept(
             raise BadInputError(
                 f"--keep names the column {name}, which the survey lacks: it has {_listed(there)}"
             )
+        if spec is not None and spec.is_scalar and not spec.can_be_carried:
+            raise BadInputError(
+                f"--keep names the column {spec.source!r}, whose name has control characters: "
+                "give it another name in the survey"
+            )
         if spec is not None and not spec.is_scalar:
             what = (
                 f"{spec.shape} values per row" if spec.kind else "values of a type that is not read"
@@ -151,7 +156,7 @@ def _kept(
             )
     for key, spec in there.items():
         wanted = key in named or (every and key not in used)
-        if wanted and spec.is_scalar and spec.source.isprintable():
+        if wanted and spec.can_be_carried:
             yield spec
 
 

@@ -47,6 +47,12 @@ class ColumnSpec:
         return not self.shape and self.kind in KINDS
 
     @property
+    def can_be_carried(self) -> bool:
+        """Whether a catalogue can have it: single values under a name without control characters,
+        which tables and terminals would interpret."""
+        return self.is_scalar and self.source.isprintable()
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """NumPy type of its values; text has no width of its own (``U``)."""
         return np.dtype("U" if self.kind == TEXT_KIND else self.kind)

@@ -115,7 +115,7 @@ def _unused_note(look: FileLook, used: set[str]) -> list[str]:
     named = ", ".join(spec.source for spec in unused[:NAMED_UNUSED])
     more = f" and {len(unused) - NAMED_UNUSED} more" if len(unused) > NAMED_UNUSED else ""
     remedy = ""
-    if any(spec.is_scalar for spec in unused):
+    if any(spec.can_be_carried for spec in unused):
         them = "it" if len(unused) == 1 else "those of one value per row"
         remedy = f" (--keep all carries {them} into the catalogue)"
     return [f"of {look.where} nothing uses {which} {named}{more}{remedy}"]
