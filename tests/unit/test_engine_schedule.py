@@ -32,15 +32,14 @@ def test_ranks_start_in_order_and_finish():
 
 def test_a_failed_rank_waits_longer_each_time_and_then_fails():
     schedule = Schedule([7], RetryPolicy(retries=2, first_wait=1.0, factor=3.0))
-    now, waits = 0.0, []
-    for attempt in (1, 2):
+    now = 0.0
+    for attempt, wait in ((1, 1.0), (2, 3.0)):
         assert schedule.start(now) == (7, attempt)
         event = schedule.end(ended(7, attempt, Ending.TIMED_OUT, "late"), now)
         assert event.state is RankState.RETRYING
-        waits.append(schedule.next_time() - now)
-        assert not schedule.ready(schedule.next_time() - 0.01)
-        now = schedule.next_time()
-    assert waits == [1.0, 3.0]
+        assert not schedule.ready(now + wait - 0.01)
+        now += wait
+        assert schedule.ready(now)
     assert schedule.start(now) == (7, 3)
     event = schedule.end(ended(7, 3, Ending.KILLED, "killed"), now)
     assert (event.state, event.message) == (RankState.FAILED, "killed")

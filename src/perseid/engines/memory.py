@@ -7,10 +7,10 @@ from pathlib import Path
 _PROC = Path("/proc")
 
 
-def _field(pid: int | str, name: str) -> float:
-    """A ``kB`` field of /proc/PID/status, in MiB; 0 if the process has ended."""
+def _field(file: str, name: str) -> float:
+    """A ``kB`` field of a file in /proc, in MiB; 0 if it is missing or the process ended."""
     try:
-        text = (_PROC / str(pid) / "status").read_text()
+        text = (_PROC / file).read_text()
     except OSError:
         return 0.0
     for line in text.splitlines():
@@ -22,12 +22,12 @@ def _field(pid: int | str, name: str) -> float:
 
 def resident(pid: int) -> float:
     """Current resident memory, in MiB."""
-    return _field(pid, "VmRSS")
+    return _field(f"{pid}/status", "VmRSS")
 
 
 def peak(pid: int | str = "self") -> float:
     """Peak resident memory since the last `reset_peak`, in MiB."""
-    return _field(pid, "VmHWM")
+    return _field(f"{pid}/status", "VmHWM")
 
 
 def reset_peak() -> bool:
@@ -63,11 +63,4 @@ def resident_tree(pid: int) -> float:
 
 def available() -> float:
     """Memory that is available without swapping, in MiB; 0 if the kernel does not report it."""
-    try:
-        text = (_PROC / "meminfo").read_text()
-    except OSError:
-        return 0.0
-    for line in text.splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+    return _field("meminfo", "MemAvailable")

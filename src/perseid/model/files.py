@@ -116,7 +116,7 @@ def local_files(path: Path, name: str = "") -> ModelFiles:
     # Links to models are common: the data may lie beside the link or beside its target.
     allowed = (path.parent.resolve(), path.resolve().parent)
     external = []
-    for location, size in _needed(path, name).items():
+    for location, size in external_data(path, name).items():
         beside = path.parent / location
         if not is_file(beside):
             raise _without(name, location)
@@ -132,7 +132,7 @@ def _fetched(store: Storage, key: str, folder: Path) -> ModelFiles:
     path = folder / "model.onnx"
     _copy(store, key, path)
     external = []
-    for location, size in _needed(path, name).items():
+    for location, size in external_data(path, name).items():
         beside = folder / location
         # A graph that names itself as its data file would be overwritten.
         if beside == path:
@@ -162,16 +162,12 @@ def _copy(store: Storage, key: str, path: Path) -> None:
             file.write(store.view(key, start, length, etag=info.etag))
 
 
-def external_data(path: Path, name: str) -> tuple[str, ...]:
-    """Sorted paths of the files that hold a graph's tensors, relative to its folder.
+def external_data(path: Path, name: str) -> Mapping[str, int]:
+    """Sorted paths of the files that hold a graph's tensors, relative to its folder, and the least
+    size of each, in bytes.
 
     Raises `BadModelError` if the file is not an ONNX graph, or a path leads out of the folder.
     """
-    return tuple(_needed(path, name))
-
-
-def _needed(path: Path, name: str) -> Mapping[str, int]:
-    """As `external_data`, with the least size of each file, bytes."""
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
             raise BadModelError(f"{name} is not a model that onnxruntime can load: it is empty")

@@ -60,10 +60,6 @@ class Schedule:
         """Whether a waiting rank may be started now."""
         return bool(self._waiting) and self._waiting[0][0] <= now
 
-    def next_time(self) -> float | None:
-        """Time at which the next waiting rank may start; None if none waits."""
-        return self._waiting[0][0] if self._waiting else None
-
     def start(self, now: float) -> tuple[int, int]:
         """Start the next rank and return (rank, attempt). Call this only if `ready`."""
         _, rank = heapq.heappop(self._waiting)

@@ -98,11 +98,7 @@ def submit(script: str, tasks: int, name: str, output: str, resources: Resources
         f"--output={output}", "--open-mode=append", "--requeue", "--signal=B:USR1@60", "--ntasks=1",
         *resources.options(),
     ]  # fmt: skip
-    done = _call(command, script)
-    if done.returncode:
-        raise BadInputError(f"Slurm refuses the job: {_reason(done.stderr)}{_advice(done.stderr)}")
-    # On a federation, --parsable prints JOB;CLUSTER.
-    return done.stdout.strip().partition(";")[0]
+    return _submitted(command, script)
 
 
 def submit_after(
@@ -116,10 +112,7 @@ def submit_after(
     command = ["sbatch", "--parsable", f"--dependency=afterany:{':'.join(jobs)}",
                f"--job-name={name}", f"--output={output}", "--open-mode=append", "--requeue",
                "--ntasks=1", *resources.options()]  # fmt: skip
-    done = _call(command, script)
-    if done.returncode:
-        raise BadInputError(f"Slurm refuses the job: {_reason(done.stderr)}{_advice(done.stderr)}")
-    return done.stdout.strip().partition(";")[0]
+    return _submitted(command, script)
 
 
 def is_live(job: str) -> bool | None:
@@ -208,6 +201,15 @@ def time_limit(text: str) -> timedelta | None:
     if third is not None:
         return timedelta(hours=first or 0, minutes=second or 0, seconds=third)
     return timedelta(minutes=first or 0, seconds=second or 0)
+
+
+def _submitted(command: Sequence[str], script: str) -> str:
+    """Run sbatch and return the job number."""
+    done = _call(command, script)
+    if done.returncode:
+        raise BadInputError(f"Slurm refuses the job: {_reason(done.stderr)}{_advice(done.stderr)}")
+    # On a federation, --parsable prints JOB;CLUSTER.
+    return done.stdout.strip().partition(";")[0]
 
 
 def _call(command: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
