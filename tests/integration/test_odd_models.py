@@ -13,6 +13,7 @@ from tiny import SIDE, tiny_cutouts
 import perseid
 from perseid.cli import main
 from perseid.errors import BadModelError
+from perseid.pipeline.checks import check_model
 from perseid.pipeline.initialize import initialize
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.summarize import summarize
@@ -107,6 +108,39 @@ def test_an_answer_for_another_number_of_rows_is_found_before_the_run(tmp_path: 
     with pytest.raises(BadModelError, match=r"gave 'redshift' as \(1,\).* for each of 32 rows"):
         initialize(RunRequest.parse({**keys, "anomaly": "none"}))
     assert not (tmp_path / "run").exists()
+
+
+UNSTEADY = {
+    "plain": ([mean("redshift", [1, 2, 3])], ""),
+    "rows that see each other": (
+        [mean("m", [1, 2, 3]), helper.make_node("ReduceMean", ["m"], ["all"], axes=[0], keepdims=1),
+         helper.make_node("Sub", ["m", "all"], ["redshift"])], "other rows are in the same call",
+    ),
+    "random": (
+        [mean("m", [1, 2, 3]), helper.make_node("RandomNormalLike", ["m"], ["r"]),
+         helper.make_node("Add", ["m", "r"], ["redshift"])], "the same row in each call",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNSTEADY)
+def test_a_model_that_was_exported_in_training_mode_is_noted(kind: str, tmp_path: Path) -> None:
+    nodes, says = UNSTEADY[kind]
+    path = save(tmp_path, nodes, [value("redshift", ["n"])])
+    notes = check_model(path, "float32", "none", 32).notes
+    assert len(notes) == (1 if says else 0)
+    assert all(says in note and "model.eval()" in note for note in notes)
+
+
+@pytest.mark.parametrize("shape", [None, [0, BANDS, SIDE, SIDE], ["n", BANDS, SIDE], [2, 0, 8, 8]])
+def test_an_image_of_no_shape_is_a_sentence(shape: list[object] | None, tmp_path: Path) -> None:
+    image = helper.make_tensor_value_info("image", FLOAT, shape)
+    nodes = [helper.make_node("ReduceMean", ["image"], ["redshift"], keepdims=0)]
+    graph = helper.make_graph(nodes, "odd", [image], [value("redshift", ["n"])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    with pytest.raises(BadModelError, match=r"has no float32 input image|holds no numbers"):
+        check_model(str(tmp_path / "m.onnx"), "float32", "none", 32)
 
 
 @pytest.mark.parametrize("transport", ["store", "direct"])

@@ -9,6 +9,10 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from perseid.errors import (
     BadInputError,
@@ -27,6 +31,9 @@ from perseid.science import group_columns
 from perseid.storage import Storage
 from perseid.survey.read_options import PLAIN, ReadOptions
 from perseid.survey.reader import open_partition
+
+if TYPE_CHECKING:
+    from perseid.model.runtime.predictor import Predictor
 
 READERS = 16
 """Number of partitions that are opened at once to count their rows."""
@@ -110,16 +117,47 @@ def check_model(
     )
     if anomaly != "none":
         group_columns(runtime.signature.feature_groups, anomaly)
-    runtime.predict(*runtime.some_rows(1))
+    notes = _unsteady(runtime)
     identity = runtime.identity if precision == "float32" else identify(url, precision)
     difference = identity.difference(runtime.identity)
     if difference:
         raise BadModelError(f"the model {url} was replaced while it was being checked")
     identity = replace(identity, device=device)
     if is_python(url):
-        notes = _python_notes(url, folder)
+        notes = (*_python_notes(url, folder), *notes)
         return CheckedModel(identity, runtime.signature, signature, notes=notes)
-    return _calibrated(CheckedModel(identity, runtime.signature, signature), url)
+    return _calibrated(CheckedModel(identity, runtime.signature, signature, notes=notes), url)
+
+
+def _unsteady(runtime: Predictor) -> tuple[str, ...]:
+    """A note for the user if a row's answer is not the same in every call.
+
+    Both come of a model that was exported in training mode.
+    """
+    images, _, columns = runtime.some_rows(min(3, runtime.micro_batch))
+
+    def answers(rows: slice) -> dict[str, NDArray[Any]]:
+        some = None if images is None else images[rows]
+        given = runtime.predict(
+            some, None, {name: column[rows] for name, column in columns.items()}
+        )
+        return {**given.columns, **given.lists}
+
+    def same(one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]]) -> bool:
+        return all(
+            np.allclose(one[name][:1], other[name][:1], rtol=1e-3, atol=1e-4, equal_nan=True)
+            for name in one
+        )
+
+    together, alone = answers(slice(None)), answers(slice(1))
+    if same(together, alone):
+        return ()
+    if same(together, answers(slice(None))):
+        what = "answers differently for a row when other rows are in the same call (as batch "
+        what += "normalization does)"
+    else:
+        what = "gives another answer for the same row in each call (as dropout does)"
+    return (f"the model {what}: export it in evaluation mode (`model.eval()` in torch)",)
 
 
 def _python_notes(spec: str, folder: str) -> tuple[str, ...]:

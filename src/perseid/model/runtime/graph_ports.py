@@ -115,6 +115,11 @@ def bind(
         The graph lacks inputs or outputs that the signature names; or there is no signature, and
         the graph's inputs and outputs are not those of an AstroMAE.
     """
+    for value in graph.inputs:
+        if any(isinstance(side, int) and side < 1 for side in value.shape):
+            raise BadModelError(
+                f"{name} takes {value}, which holds no numbers: export it with sides of at least 1"
+            )
     stated = given
     if stated is None and graph.signature is not None:
         stated = ModelSignature.from_json(graph.signature)
@@ -245,7 +250,7 @@ def _plain(
     """The signature of a graph like an AstroMAE's: its own one, checked, or one made from its
     shapes."""
     image = _pick(graph.inputs, "image", 4)
-    if image is None or image.type != "tensor(float)":
+    if image is None or image.type != "tensor(float)" or len(image.shape) != 4:
         raise BadModelError(
             f"{name} has no float32 input image (n, bands, height, width); it takes "
             f"{listed(graph.inputs)}: {DESCRIBE}"
@@ -291,7 +296,8 @@ def _magnitude(
 ) -> tuple[str, ColumnInput] | None:
     value = _pick(graph.inputs, "magnitude", 2)
     unknown = {v.name for v in graph.inputs} - {image.name, value.name if value else ""}
-    if unknown or (value and value.type not in _PLAIN_TYPES):
+    plain = value is None or (value.type in _PLAIN_TYPES and len(value.shape) == 2)
+    if unknown or not plain:
         raise BadModelError(
             f"{name} takes {listed(graph.inputs)}; without a signature a worker gives only image "
             "(n, bands, height, width) and magnitude (n, bands), float32 or float64: "
