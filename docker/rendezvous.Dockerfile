@@ -6,7 +6,7 @@
 FROM python:3.11-slim
 
 WORKDIR /app
-COPY src/perseid/__init__.py src/perseid/errors.py src/perseid/lazy.py src/perseid/linux.py perseid/
+COPY src/perseid/__init__.py src/perseid/durations.py src/perseid/errors.py src/perseid/lazy.py src/perseid/linux.py perseid/
 COPY src/perseid/rendezvous perseid/rendezvous
 RUN python -m compileall -q perseid && useradd --system --no-create-home rendezvous
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import pytest
 
-from perseid.cli import main, units
+from perseid.cli import COMMANDS, main, make_parser, units
 from perseid.cli.request_options import add_request_options, given_options
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.request_keys import KEYS
@@ -26,6 +27,28 @@ def test_memory(text, size):
 )
 def test_times(text, seconds):
     assert units.time_argument(text) == seconds
+
+
+AMOUNT = re.compile(r"--.*(timeout|memory|tmp|wait|drain|deadline)$")
+
+
+def _options(parser):
+    for one in parser._actions:
+        if isinstance(one, argparse._SubParsersAction):
+            for below in one.choices.values():
+                yield from _options(below)
+        elif one.option_strings and one.nargs != 0 and AMOUNT.match(one.option_strings[-1]):
+            yield one
+
+
+def test_every_option_of_a_time_or_a_size_takes_units():
+    found = {(one.option_strings[-1], one.type) for one in _options(make_parser(COMMANDS))}
+    assert {"--drain", "--tmp", "--deadline", "--link-timeout"} <= {name for name, _ in found}
+    for name, read in found:
+        size = re.search("memory|tmp", name)
+        text, value = ("2GB", 2048) if size else ("2min", 120)
+        # Without a type the command itself parses it.
+        assert (read or units.seconds)(text) == value, name
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,13 @@ import argparse
 import math
 import re
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TypeVar
 
+from perseid.durations import seconds as seconds
+from perseid.durations import time_argument as time_argument
 from perseid.errors import BadInputError
 from perseid.measure import measured_run
 
-T = TypeVar("T")
-_TIME = re.compile(r"([0-9.]+)\s*(ms|s|sec|min|m|h)?", re.IGNORECASE)
-_SECONDS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 _MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(MB|GB|MiB|GiB)?", re.IGNORECASE)
 _MEGABYTES = {"mb": 1.0, "mib": 1.0, "gb": 1024.0, "gib": 1024.0}
 """A MB of memory is 2^20 bytes everywhere, as on Lambda."""
@@ -44,19 +41,6 @@ def size_label(size: float) -> str:
     return measured_run.size_label(size)
 
 
-def seconds(text: str) -> float:
-    """Parse ``60``, ``60s``, ``2min`` or ``1.5h`` into seconds; raises `BadInputError`."""
-    match = _TIME.fullmatch(text.strip())
-    try:
-        found = float(match[1]) * _SECONDS[(match[2] or "s").lower()]  # type: ignore[index]
-    except (TypeError, ValueError):
-        found = math.inf
-    # So many digits that no floating-point number holds them are a typing error, too.
-    if math.isinf(found):
-        raise BadInputError(f"{text!r} is not a time: give one such as 60s, 2min or 1h")
-    return found
-
-
 def memory_mb(text: str) -> int:
     """Parse ``2GB``, ``1769MB`` or ``1769`` into MB of 2^20 bytes; raises `BadInputError`."""
     match = _MEMORY.fullmatch(text.strip())
@@ -69,26 +53,16 @@ def memory_mb(text: str) -> int:
 
 
 def memory_argument(text: str) -> int:
-    """`memory_mb` for an option of a command."""
-    return _argument(memory_mb, text)
-
-
-def time_argument(text: str) -> float:
-    """`seconds` for an option of a command."""
-    return _argument(seconds, text)
+    """`memory_mb` for an option; an error becomes one that argparse prefixes with its name."""
+    try:
+        return memory_mb(text)
+    except BadInputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def whole_time_argument(text: str) -> int:
     """`seconds` for an option that takes whole seconds."""
     return round(time_argument(text))
-
-
-def _argument(read: Callable[[str], T], text: str) -> T:
-    """Parse a value; an error becomes one that argparse prefixes with the option's name."""
-    try:
-        return read(text)
-    except BadInputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def usd(text: str) -> float:

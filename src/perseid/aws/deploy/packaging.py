@@ -36,7 +36,8 @@ package."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _ALSO_LEFT_OUT = {"numpy": NUMPY_FOR_SCRIPTS}  # kept, because scripts may import them
 _TOOLS = (
-    "__init__.py", "errors.py", "jsontext.py", "lazy.py", "linux.py", "rendezvous/*",
+    "__init__.py", "durations.py", "errors.py", "jsontext.py", "lazy.py", "linux.py",
+    "rendezvous/*",
     "aws/__init__.py", "aws/handlers/__init__.py", "aws/handlers/log.py", "aws/handlers/ready.py",
     "aws/handlers/ping.py", "aws/handlers/dns.py", "aws/handlers/service_address.py",
     "aws/handlers/service_lifetime.py",

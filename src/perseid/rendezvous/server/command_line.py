@@ -11,6 +11,7 @@ import asyncio
 import signal
 import sys
 
+from perseid.durations import time_argument
 from perseid.errors import BadInputError
 from perseid.linux import need_linux
 from perseid.rendezvous.net.endpoint import DEFAULT_PORT
@@ -29,7 +30,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     serve = commands.add_parser("serve", help="run the server until SIGTERM or Ctrl-C")
     _add_addresses_and_keys(serve)
     _add_limits(serve)
-    serve.add_argument("--drain", type=float, default=DRAIN_SECONDS, metavar="S")
+    serve.add_argument(
+        "--drain",
+        type=_time,
+        default=DRAIN_SECONDS,
+        metavar="TIME",
+        help="longest time to shut down (default: %(default)g s)",
+    )
     serve.add_argument("--log", choices=("text", "json"), default="text")
     serve.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")
     serve.set_defaults(act=_serve)
@@ -81,16 +88,16 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
     )
     serve.add_argument(
         "--wait",
-        type=float,
+        type=_time,
         default=Config.waiting_seconds,
-        metavar="S",
+        metavar="TIME",
         help="longest wait of a TCPunch client for its partner (default: %(default)g s)",
     )
     serve.add_argument(
         "--link-timeout",
-        type=float,
+        type=_time,
         default=Config.link_timeout,
-        metavar="S",
+        metavar="TIME",
         help="a worker whose host answers nothing for so long is lost (default: %(default)g s)",
     )
 
@@ -98,6 +105,13 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the chosen subcommand."""
     return int(args.act(args))
+
+
+def _time(text: str) -> float:
+    try:
+        return float(text)  # the settings' own checks judge -1 and nan
+    except ValueError:
+        return time_argument(text)
 
 
 def _port(text: str) -> int:
