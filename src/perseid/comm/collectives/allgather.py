@@ -20,7 +20,8 @@ def blobs(call: Call, mine: Blob) -> list[Blob]:
     """All ranks' payloads in rank order, on every rank, in log2(size) rounds (Bruck, 1997)."""
     rank, size = call.rank, call.size
     plan = rounds(rank, size)
-    call.need(plan.near)
+    if plan not in call.group.reached:
+        call.reach(plan, plan.near)
     held = [mine]
     for step, (jump, (after, before)) in enumerate(zip(plan.jumps, plan.peers, strict=True)):
         # If the size is not a power of two, the last round sends only what the peer still lacks.

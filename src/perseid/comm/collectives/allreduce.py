@@ -123,7 +123,8 @@ def _broadcast_from_0(port: Port[T], result: T | None) -> T:
     """Broadcast rank 0's result down a tree."""
     call = port.call
     place = trees.branch(call.rank, call.size, 0)
-    call.need(place.near)
+    if place not in call.group.reached:
+        call.reach(place, place.near)
     if place.parent >= 0:
         result = port.receive(place.parent, _LAST)
     assert result is not None

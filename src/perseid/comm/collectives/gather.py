@@ -20,7 +20,8 @@ _EMPTY = memoryview(bytearray())
 def blobs(call: Call, mine: Blob, root: int) -> list[Blob] | None:
     """All ranks' payloads in rank order, on the root; None on the other ranks."""
     place = branch(call.rank, call.size, root)
-    call.need(place.near)
+    if place not in call.group.reached:
+        call.reach(place, place.near)
     below: list[list[Blob]] = []
     for child in reversed(place.children):
         below.append(unbundle(call.receive_blob(child).flat()))

@@ -14,7 +14,8 @@ def tree(port: Port[T], value: T, root: int) -> T | None:
     """Reduce by an operation that may be evaluated in any order; the order never changes."""
     call = port.call
     place = branch(call.rank, call.size, root)
-    call.need(place.near)
+    if place not in call.group.reached:
+        call.reach(place, place.near)
     # A leaf combines nothing, so its value needs no copy.
     result = port.begin(value) if place.children else value
     # The smallest subtree first: it is ready first, and its ranks follow this one directly.

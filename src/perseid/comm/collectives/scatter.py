@@ -12,7 +12,8 @@ from perseid.comm.objects import Blob, bundle, unbundle
 def blobs(call: Call, parts: Sequence[Blob] | None, root: int) -> Blob:
     """This rank's payload; the root has those of all ranks, in rank order."""
     place = branch(call.rank, call.size, root)
-    call.need(place.near)
+    if place not in call.group.reached:
+        call.reach(place, place.near)
     if parts is None:
         mine = unbundle(call.receive_blob(place.parent).flat())
     else:
