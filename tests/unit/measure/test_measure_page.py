@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 
 from perseid.cli import main
+from perseid.measure.present.findings import predicts_redshifts
 from perseid.measure.present.gallery import lupton, png, shown_bands
 from perseid.measure.present.palette import HATCHES, STAGES
 from perseid.measure.present.report import DEFINITIONS, render_report
 from perseid.measure.present.run_tables import run_table
 from perseid.measure.present.sweep import render_sweep
 from perseid.measure.prices import Prices
+from perseid.measure.sources.catalogue_columns import CatalogueColumns
 from perseid.measure.sources.load import load_runs
 from perseid.science import redshift_metrics
 
@@ -434,3 +436,17 @@ def test_pictures_decode(make_run: Callable[..., object]) -> None:
     _, page = page_of(make_run(ranks=1, rows=3))
     for link in page.links:
         assert base64.b64decode(link.partition(",")[2]).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("z_pred", "flag", "there"),
+    [([0.1, np.nan], [0, 2], True), ([np.nan] * 2, [0, 0], False), ([np.nan] * 2, [2, 2], True)],
+    ids=["redshifts", "classifier", "no answer"],
+)
+def test_a_model_without_redshifts_has_no_section_about_them(z_pred, flag, there):
+    none = np.zeros(2)
+    columns = CatalogueColumns(
+        none, none, None, np.array(z_pred), none, None, np.array(flag), none, none
+    )
+    assert predicts_redshifts(columns) is there
+    assert predicts_redshifts(None)

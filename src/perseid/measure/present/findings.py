@@ -59,6 +59,15 @@ def redshift_section(catalogue: CatalogueColumns | None) -> Section:
     return Section(ident, title, lead, (Beside(plot, _metrics_table(metrics)),))
 
 
+def predicts_redshifts(catalogue: CatalogueColumns | None) -> bool:
+    """Whether the model answers with redshifts, as far as its catalogue shows: a classifier has
+    objects with an answer, and none of them has a redshift."""
+    if catalogue is None:
+        return True
+    answered = catalogue.z_pred[catalogue.flag == 0]
+    return not len(answered) or bool(np.isfinite(answered).any())
+
+
 def _nothing_compared(catalogue: CatalogueColumns) -> str:
     predicted = int(np.isfinite(catalogue.z_pred).sum())
     known = int(np.isfinite(catalogue.z_spec).sum())

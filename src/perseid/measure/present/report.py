@@ -13,6 +13,7 @@ from perseid.measure.present.answer_sections import answer_sections
 from perseid.measure.present.findings import (
     detection_section,
     gallery_section,
+    predicts_redshifts,
     redshift_section,
 )
 from perseid.measure.present.run_tables import bill
@@ -73,7 +74,7 @@ def render_report(run: MeasuredRun, prices: Prices | None = None) -> str:
             for key, value in run.throughput().items()
         ),
         sections=(
-            redshift_section(catalogue),
+            *([redshift_section(catalogue)] if predicts_redshifts(catalogue) else []),
             *answer_sections(folder),
             timeline_section(run),
             duration_section(run),
