@@ -169,7 +169,7 @@ class SocketChannel(FrameQueue):
         """Read header and payload at once, the payload directly into its place.
 
         Only if nothing is buffered: bytes are read into the caller's array before it is known what
-        they are. Returns whether the whole frame came; what came of it, or of another frame, is
+        they are. Returns whether the whole frame came; a part of it, or another frame, is
         otherwise left to the receiver.
         """
         receiver, size = self.receiver, len(into)
