@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ranks import run_threads
 
+from perseid.errors import BadInputError
+
 NAN = float("nan")
 SIZES = [1, 2, 3, 5, 8]
 
@@ -202,6 +204,29 @@ def logical_alone(comm):
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_and_is_logical_in_a_world_of_any_size(size):
     assert run_threads(size, logical_alone) == [[1, 0]] * size
+
+
+def kinds(comm):
+    """What a program that was tried alone relies on, in a world of any size."""
+    found = []
+    for op in ("and", "or"):
+        for dtype in ("bool", "int8", "float64"):
+            found.append(comm.allreduce(np.array([2, 0]).astype(dtype), op))
+    for op in ("minloc", "maxloc"):
+        for no_pair in (1, None, (1,), (1, 2, 3), {0: 1, 1: 2}, np.array(3)):
+            for call in (comm.allreduce, comm.reduce, comm.scan, comm.exscan):
+                with pytest.raises(BadInputError, match=r"combines \(value, place\) pairs"):
+                    call(no_pair, op)
+            with pytest.raises(BadInputError, match=r"combines \(value, place\) pairs"):
+                comm.reduce_scatter([no_pair] * comm.world_size, op)
+        found.append(comm.allreduce([7.0, 3], op))
+    return [(type(one), getattr(one, "dtype", None), list(one)) for one in found]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_kind_of_a_result_does_not_depend_on_the_number_of_ranks(size):
+    alone = run_threads(1, kinds)
+    assert run_threads(size, kinds) == alone * size
 
 
 # --- the same memory given twice -----------------------------------------------------------------

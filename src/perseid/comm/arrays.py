@@ -176,7 +176,7 @@ def reducible(op: Op, array: Array) -> tuple[Op, int]:
     BadInputError
         The operation combines (value, place) pairs, or the array cannot be sent.
     """
-    if op.name in ("minloc", "maxloc"):
+    if op.pairs:
         raise BadInputError(f"{op.name} combines (value, place) pairs: use the lower-case method")
     return op, _code(array)
 

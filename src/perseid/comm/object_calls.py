@@ -155,10 +155,11 @@ class ObjectCalls(ArrayCalls):
     def reduce(self, value: Any, op: AnyOp = SUM, root: int = 0) -> Any:
         """Combine all ranks' objects on the root; None on the others: ``comm.reduce(1.5, MAX)``."""
         op, root = as_op(op), self._root(root)
+        mine = op.operand(value)
         call = self._group.call(FrameKind.REDUCE, root, op.code)
         # Objects such as lists depend on the order, which a tree from another root would change.
         algorithm = reduce.by_rank if op.tree else reduce.strict
-        return algorithm(ObjectPort(call, op), op.operand(value), root)
+        return algorithm(ObjectPort(call, op), mine, root)
 
     def allreduce(self, value: Any, op: AnyOp = SUM) -> Any:
         """Combine all ranks' objects; every rank gets the same result: ``comm.allreduce(1)``.
@@ -170,7 +171,7 @@ class ObjectCalls(ArrayCalls):
         if engine.owner != get_ident() or engine.failure.error is not None:
             engine.enter()
         op = op if type(op) is Op else as_op(op)
-        mine = op.operand(value) if op.logical else value
+        mine = op.operand(value) if op.converts else value
         try:
             call = self._group.call(FrameKind.ALLREDUCE, -1, op.code)
             return self._small(op)(ObjectPort(call, op), mine)
@@ -200,15 +201,17 @@ class ObjectCalls(ArrayCalls):
     def scan(self, value: Any, op: AnyOp = SUM) -> Any:
         """Combine the objects of ranks 0 to this one: ``comm.scan(1)``."""
         op = as_op(op)
+        mine = op.operand(value)
         port = ObjectPort(self._group.call(FrameKind.SCAN, -1, op.code), op)
-        return (scan.doubling if op.tree else scan.chain)(port, op.operand(value))[0]
+        return (scan.doubling if op.tree else scan.chain)(port, mine)[0]
 
     @guarded
     def exscan(self, value: Any, op: AnyOp = SUM) -> Any:
         """Combine the objects of all lower ranks; None on rank 0: ``comm.exscan(1)``."""
         op = as_op(op)
+        mine = op.operand(value)
         port = ObjectPort(self._group.call(FrameKind.EXSCAN, -1, op.code), op)
-        return (scan.doubling if op.tree else scan.chain)(port, op.operand(value))[1]
+        return (scan.doubling if op.tree else scan.chain)(port, mine)[1]
 
     # --- helpers -----------------------------------------------------------------------------
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Number
 from typing import Any
 
 import numpy as np
 
-from perseid.comm.arguments import short_repr
+from perseid.comm.arguments import short_repr, shown
 from perseid.comm.frames import CUSTOM, reduction_code
 from perseid.errors import BadInputError
 
@@ -39,12 +39,17 @@ class Op:
     """Whether it may be evaluated as a tree: it is commutative and associative."""
     logical: bool = False
     """Whether values count only as true or false."""
+    pairs: bool = False
+    """Whether values are pairs, of a value and the place where it is."""
+    converts: bool = field(init=False)
+    """Whether `operand` does anything."""
     code: int = field(init=False)
     """Its number in a signature; all user-defined functions share one."""
 
     def __post_init__(self) -> None:
         # Computed once, since every reduction asks for both; the class is frozen otherwise.
         object.__setattr__(self, "tree", self.commutative and self.associative)
+        object.__setattr__(self, "converts", self.logical or self.pairs)
         code = CUSTOM if self.name == "custom" else reduction_code(self.name)
         object.__setattr__(self, "code", code)
 
@@ -56,8 +61,16 @@ class Op:
         return cls("custom", function, commutative, associative)
 
     def operand(self, value: Any) -> Any:
-        """A rank's value as an operand. For logical operations it is a truth value, so that a
-        single rank gets the same kind of result as several ranks."""
+        """A rank's value as an operand, checked as far as a single rank can, so that it gets the
+        same kind of result, or the same refusal, as several ranks.
+
+        Raises
+        ------
+        BadInputError
+            The operation combines pairs, and the value is none.
+        """
+        if self.pairs and not _is_pair(value):
+            raise BadInputError(f"{self.name} combines (value, place) pairs, not {shown(value)}")
         if not self.logical:
             return value
         if isinstance(value, np.ndarray):
@@ -87,6 +100,12 @@ class Op:
         out[...] = result
 
 
+def _is_pair(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return bool(value.shape[:1] == (2,))
+    return isinstance(value, Sequence) and len(value) == 2
+
+
 def _is_nan(value: Any) -> bool:
     return isinstance(value, Number) and value != value
 
@@ -111,13 +130,13 @@ def _minimum(left: Any, right: Any) -> Any:
 
 def _both(left: Any, right: Any) -> Any:
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
-        return np.logical_and(left, right)
+        return np.logical_and(left, right).astype(np.result_type(left, right))
     return bool(left) and bool(right)
 
 
 def _either(left: Any, right: Any) -> Any:
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
-        return np.logical_or(left, right)
+        return np.logical_or(left, right).astype(np.result_type(left, right))
     return bool(left) or bool(right)
 
 
@@ -151,10 +170,10 @@ MAX = Op("max", _maximum, True, True, np.maximum)
 MIN = Op("min", _minimum, True, True, np.minimum)
 AND = Op("and", _both, True, True, np.logical_and, logical=True)
 OR = Op("or", _either, True, True, np.logical_or, logical=True)
-MINLOC = Op("minloc", _minloc, True, True)
+MINLOC = Op("minloc", _minloc, True, True, pairs=True)
 """The ``(value, place)`` pair with the least value; of equal values, the lowest place. Only for
 objects."""
-MAXLOC = Op("maxloc", _maxloc, True, True)
+MAXLOC = Op("maxloc", _maxloc, True, True, pairs=True)
 """The ``(value, place)`` pair with the greatest value; of equal values, the lowest place. Only for
 objects."""
 
