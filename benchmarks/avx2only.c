@@ -9,8 +9,8 @@
  * PERSEID_AVX2_PROBE set it only says by its exit status whether the processor can.
  *
  * As LD_AUDIT (rtld-audit(7)), for other processors, the CPUID instructions of some libraries are
- * replaced by UD0 after a library was mapped and before any of its code runs. PERSEID_AVX2_AT names
- * a file with one of them a line: library, address in it.
+ * replaced by INT3 and NOP after a library was mapped and before any of its code runs. The variable
+ * PERSEID_AVX2_AT names a file with one of them a line: library, address in it.
  */
 #define _GNU_SOURCE
 #include <limits.h>
@@ -26,7 +26,7 @@
 
 #define ARCH_SET_CPUID 0x1012
 
-static const unsigned char cpuid[] = {0x0f, 0xa2}, ud0[] = {0x0f, 0xff};
+static const unsigned char cpuid[] = {0x0f, 0xa2}, trap[] = {0xcc, 0x90};
 static struct sigaction former;
 static int faulting;
 
@@ -47,8 +47,8 @@ static const unsigned char edx71[] = {4, 5, 10, 19};                  /* AVX-VNN
 
 static void on_fault(int number, siginfo_t *info, void *context) {
     greg_t *reg = ((ucontext_t *)context)->uc_mcontext.gregs;
-    const unsigned char *at = (const unsigned char *)reg[REG_RIP];
-    if (at == NULL || memcmp(at, faulting ? cpuid : ud0, 2)) { /* another: it comes again, unhandled */
+    const unsigned char *at = (const unsigned char *)reg[REG_RIP] - !faulting; /* INT3 is past */
+    if (at == NULL || memcmp(at, faulting ? cpuid : trap, 2)) { /* another: it comes again, unhandled */
         sigaction(number, &former, NULL);
         return;
     }
@@ -73,7 +73,7 @@ static void on_fault(int number, siginfo_t *info, void *context) {
     reg[REG_RBX] = b;
     reg[REG_RCX] = c;
     reg[REG_RDX] = d;
-    reg[REG_RIP] += 2;
+    reg[REG_RIP] = (greg_t)(at + 2);
 }
 
 static void handle(int signal) {
@@ -97,7 +97,7 @@ __attribute__((constructor)) static void begin(void) {
 }
 
 unsigned la_version(unsigned version) {
-    handle(SIGILL);
+    handle(SIGTRAP);
     return version;
 }
 
@@ -107,7 +107,7 @@ static void replace(unsigned char *at) {
     size_t length = (size_t)(at + 2 - page); /* it may lie on two pages */
     if (memcmp(at, cpuid, 2) || mprotect(page, length, PROT_READ | PROT_WRITE | PROT_EXEC))
         abort();
-    memcpy(at, ud0, 2);
+    memcpy(at, trap, 2);
     mprotect(page, length, PROT_READ | PROT_EXEC);
 }
 
