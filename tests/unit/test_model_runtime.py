@@ -63,13 +63,19 @@ def test_a_row_has_the_same_bits_wherever_it_stands(models, name, threads):
     same(np.repeat(everything[:3], 30))
 
 
-def test_one_and_two_threads_give_the_same_bits(models):
-    images, magnitudes = random_rows(100, SMALL)
-    one, two = (
-        ModelRuntime.load(models["small"], threads=t).predict(images, magnitudes) for t in (1, 2)
+@pytest.mark.parametrize("name", ["published", "small"])
+def test_threads_and_rows_per_call_do_not_change_the_bits(models, name):
+    images, magnitudes = random_rows(100, MODELS[name])
+    one, *others = (
+        ModelRuntime.load(models[name], threads=threads, micro_batch=rows).predict(
+            images, magnitudes
+        )
+        for threads, rows in ((1, 32), (2, 32), (1, 48), (2, 48))
     )
-    assert one.redshift.tobytes() == two.redshift.tobytes()
-    assert one.features.tobytes() == two.features.tobytes()
+    for other in others:
+        assert one.redshift.tobytes() == other.redshift.tobytes()
+        if one.features is not None:
+            assert one.features.tobytes() == other.features.tobytes()
 
 
 def test_bad_neighbors_do_not_matter(models):

@@ -62,9 +62,13 @@ class Blocks:
     def _attention(self, x: str, qkv: Affine, name: str, heads: int, tokens: int) -> str:
         g = self.graph
         width = qkv.weight.shape[1]
-        rows = g.linear(self._flat(x, width), qkv.weight, qkv.bias, name)
-        split = g.reshape(rows, -1, tokens, 3, heads, width // heads)
-        q, k, v = (g.op("Gather", split, g.constant(np.array(i)), axis=2) for i in range(3))
+        rows = self._flat(x, width)
+        # Three products take as long as a joint one, which would have to be split afterwards.
+        parts = zip(np.split(qkv.weight, 3), np.split(qkv.bias, 3), strict=True)
+        q, k, v = (
+            g.reshape(g.linear(rows, *part, name), -1, tokens, heads, width // heads)
+            for part in parts
+        )
         q, v = (g.op("Transpose", value, perm=[0, 2, 1, 3]) for value in (q, v))
         scores = g.op("MatMul", q, g.op("Transpose", k, perm=[0, 2, 3, 1]))
         mixed = g.op("MatMul", g.op("Softmax", scores, axis=-1), v)

@@ -93,6 +93,13 @@ def has_avx512() -> bool:
     return bool(__cpu_features__.get("AVX512F"))
 
 
+def has_only_avx2() -> bool:
+    """Whether this process sees AVX2 and no AVX-512, as on the x86-64 that Lambda promises."""
+    from numpy._core._multiarray_umath import __cpu_features__
+
+    return bool(__cpu_features__.get("AVX2")) and not has_avx512()
+
+
 def has_int8_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this processor multiplies 8-bit integers exactly and fast, with one instruction
     (VNNI).
