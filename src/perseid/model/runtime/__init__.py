@@ -3,8 +3,9 @@
 from perseid.model.files import DEFAULT
 from perseid.model.identity import int8_url
 from perseid.model.runtime.answers import Prediction
-from perseid.model.runtime.model_runtime import MICRO_BATCH, PRECISIONS, ModelRuntime
+from perseid.model.runtime.model_runtime import PRECISIONS, ModelRuntime
 from perseid.model.runtime.predictor import Predictor
+from perseid.model.runtime.processor import MICRO_BATCH
 
 __all__ = [
     "DEFAULT",

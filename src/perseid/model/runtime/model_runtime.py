@@ -29,17 +29,13 @@ from perseid.model.runtime.graph_ports import Graph, Ports, bind
 from perseid.model.runtime.image_buffer import ImageBuffer
 from perseid.model.runtime.load_refusals import load_refusal
 from perseid.model.runtime.processor import (
+    MICRO_BATCH,
     PRODUCT,
     has_int8_products,
-    has_only_avx2,
     usable_threads,
 )
 from perseid.model.signature import ModelSignature
 
-MICRO_BATCH = 48 if has_only_avx2() else 32
-"""Rows per call of onnxruntime: larger batches are no faster per row and take more memory. With
-AVX2 alone the weights are read from memory again less often, and a worker still needs less than
-200 MB. The bits of a row are the same with both."""
 PRECISIONS = ("float32", "int8")
 PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}
 """Onnxruntime's names of the devices."""
