@@ -78,7 +78,7 @@ class Ranks:
         mine = since(self._before[rank], self._after[rank])
         return mine + since(self._before[-1], delays(os.getpid()))
 
-    def outcomes(self, seconds: float = 60.0, without: tuple[int, ...] = ()) -> dict[int, Any]:
+    def outcomes(self, seconds: float = 240.0, without: tuple[int, ...] = ()) -> dict[int, Any]:
         """(kind, value or error, monotonic time) by rank."""
         end = time.monotonic() + seconds
         found = {}
