@@ -8,6 +8,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from perseid.cli import units
+from perseid.cli.surveys import Joined
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.request_keys import KEYS
 
@@ -33,6 +34,8 @@ def add_request_options(group: Any, *, limits: bool, only: Collection[str] = ())
         if choices:
             group.add_argument(option.flag, choices=choices, **how)
             continue
+        if option.metavar.endswith(",..."):
+            how["action"] = Joined
         group.add_argument(option.flag, metavar=option.metavar, type=_type(option, kinds), **how)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from perseid.api.runs import begin, with_results
@@ -20,8 +21,8 @@ from perseid.cli.surveys import add_columns_argument, add_missing_argument
 from perseid.engines.base import Engine
 from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest, read_keys
-from perseid.survey.missing import parse_options
-from perseid.survey.names import parse_columns
+from perseid.survey.missing import parse_options, sentinel_column
+from perseid.survey.names import canonical, parse_columns
 
 DRY_RUN = "local"
 """The engine for which `--dry-run` makes a plan."""
@@ -94,15 +95,25 @@ def plain_of(args: argparse.Namespace) -> dict[str, object]:
             plain.pop(key, None)
     plain |= given
     if args.columns:
-        plain["columns"] = _of_column(plain.get("columns")) | parse_columns(args.columns)
+        columns = parse_columns(args.columns)
+        plain["columns"] = _replaced(plain.get("columns"), columns, canonical)
     if args.missing:
-        plain["missing"] = _of_column(plain.get("missing")) | parse_options(args.missing)
+        missing = parse_options(args.missing)
+        plain["missing"] = _replaced(plain.get("missing"), missing, sentinel_column)
     return plain
 
 
-def _of_column(value: object) -> dict[str, object]:
-    """The request's values by column. A value of any other form is replaced by the options."""
-    return dict(value) if isinstance(value, dict) else {}
+def _replaced(
+    value: object, options: Mapping[str, object], usual: Callable[[str], str]
+) -> dict[str, object]:
+    """The request's values by column, with those of the options in place of its own.
+
+    A value of any other form is replaced as a whole. `usual` gives the same word for all spellings
+    of a column.
+    """
+    given = {usual(column) for column in options}
+    kept = value.items() if isinstance(value, dict) else ()
+    return {**{name: of for name, of in kept if usual(name) not in given}, **options}
 
 
 def _look_ahead(args: argparse.Namespace, engine: Engine, request: RunRequest) -> int:

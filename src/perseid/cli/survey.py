@@ -12,7 +12,12 @@ from perseid.api.model import load_model
 from perseid.api.survey import open_survey
 from perseid.api.survey_info import SurveyInfo
 from perseid.cli.awsarguments import add_storage_arguments
-from perseid.cli.surveys import add_columns_argument, add_layout_argument, print_notes
+from perseid.cli.surveys import (
+    Joined,
+    add_columns_argument,
+    add_layout_argument,
+    print_notes,
+)
 from perseid.errors import StorageError
 from perseid.plaintext import counted, one_line
 from perseid.survey.names import check_known, column_names, parse_columns
@@ -37,7 +42,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     info.add_argument("--fit", choices=("crop", "pad"), help="how to fit images of another size")
     add_columns_argument(info)
     add_layout_argument(info)
-    info.add_argument("--bands", metavar="NAME,...", help="names of its bands, in their order")
+    info.add_argument(
+        "--bands", metavar="NAME,...", action=Joined, help="names of its bands, in their order"
+    )
     info.add_argument("--picture", metavar="FILE", type=Path, help="draw nine cutouts as a PNG")
     info.add_argument("--json", action="store_true", help="print it as JSON")
     add_storage_arguments(info)

@@ -20,10 +20,25 @@ class _Arguments(Protocol):
         """As of `argparse.ArgumentParser`."""
 
 
+class Joined(argparse.Action):
+    """Joins the lists of an option that is given more than once; argparse would keep the last."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Add the names of one occurrence to those of the earlier ones."""
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is None else f"{before},{values}")
+
+
 def add_columns_argument(parser: _Arguments) -> None:
     """Add ``--columns``."""
     parser.add_argument(
-        "--columns", metavar="COLUMN=NAME,...",
+        "--columns", metavar="COLUMN=NAME,...", action=Joined,
         help="names of the survey's columns, e.g. object_id=TARGETID,magnitude=[MAG_G,MAG_R] "
         "(default: our names and those of common surveys)",
     )  # fmt: skip

@@ -49,12 +49,16 @@ class MissingValues:
         Raises
         ------
         BadInputError
-            Sentinels do not apply to the column, or a value is not a number.
+            Sentinels do not apply to the column, it is named twice, or a value is not a number.
         """
         known = [field.name for field in fields(cls)]
+        named: set[str] = set()
         rules = cls()
         for column, values in given.items():
-            name = column.lower().removesuffix("s")
+            name = sentinel_column(column)
+            if name in named:
+                raise _named_twice(name)
+            named.add(name)
             if name not in known:
                 raise BadInputError(
                     f"{column!r} has no values that mean missing: only {' and '.join(known)} have, "
@@ -82,12 +86,24 @@ NO_SENTINELS = MissingValues((), ())
 """No number means missing."""
 
 
+def sentinel_column(name: str) -> str:
+    """Map the name of a column, in any case, singular or plural, to a field of `MissingValues`."""
+    return name.lower().removesuffix("s")
+
+
+def _named_twice(name: str) -> BadInputError:
+    return BadInputError(
+        f"the values of {name} that mean missing are given more than once: give them together, "
+        f"such as {name}=-99,-9999"
+    )
+
+
 def parse_options(options: Iterable[str]) -> dict[str, str]:
     """Split options such as ``redshift=-1,-9`` into columns and values for `MissingValues.of`.
 
-    Raises `BadInputError` for an option that is not of this form.
+    Raises `BadInputError` for an option that is not of this form, or a column that is named twice.
     """
-    given = {}
+    given: dict[str, str] = {}
     for option in options:
         column, equals, values = option.partition("=")
         if not equals or not values.strip():
@@ -95,6 +111,9 @@ def parse_options(options: Iterable[str]) -> dict[str, str]:
                 f"{option!r} does not say which values are missing: give COLUMN=VALUES, such as "
                 "redshift=-1,-9, or COLUMN=none"
             )
+        name = sentinel_column(column.strip())
+        if name in map(sentinel_column, given):
+            raise _named_twice(name)
         given[column.strip()] = values.strip()
     return given
 

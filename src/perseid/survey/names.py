@@ -57,8 +57,8 @@ def column_names(given: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
     """Normalize the column names of a request: one name each, or for magnitudes a list with one per
     band.
 
-    Raises `BadInputError` for a name that is not text. Which columns may be named depends on the
-    model: see `check_known`.
+    Raises `BadInputError` for a name that is not text, or a column that is named twice. Which
+    columns may be named depends on the model: see `check_known`.
     """
     names: dict[str, tuple[str, ...]] = {}
     for column, value in given.items():
@@ -69,6 +69,8 @@ def column_names(given: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
             raise BadInputError(f"{column} is {value!r}: give the name of the survey's column")
         if len(listed) > 1 and name != "magnitude":
             raise BadInputError(f"{column} is {value!r}: only magnitudes are several columns")
+        if name in names:
+            raise BadInputError(f"the survey's column for {name} is named twice: name one")
         names[name] = tuple(str(one) for one in listed)
     return names
 
@@ -85,7 +87,7 @@ def check_known(names: ColumnNames, inputs: Iterable[str] = ()) -> None:
 def parse_columns(option: str) -> dict[str, str | list[str]]:
     """Parse ``object_id=TARGETID,magnitude=[MAG_G,MAG_R]`` into the form of a request.
 
-    Raises `BadInputError` if the text does not have this form.
+    Raises `BadInputError` if the text does not have this form, or names a column twice.
     """
     given: dict[str, str | list[str]] = {}
     for part in re.split(r",(?![^\[]*\])", option):
@@ -95,6 +97,8 @@ def parse_columns(option: str) -> dict[str, str | list[str]]:
                 f"{part!r} does not name a column: give COLUMN=NAME, such as object_id=TARGETID, "
                 "or magnitude=[MAG_G,MAG_R]"
             )
+        if column in given:
+            raise BadInputError(f"the survey's column for {column} is named twice: name one")
         many = value.startswith("[") and value.endswith("]")
         given[column] = [one.strip() for one in value[1:-1].split(",")] if many else value
     return given
