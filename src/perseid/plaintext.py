@@ -7,7 +7,7 @@ could move a terminal's cursor, forge a line of a log, or start a formula in a s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
 _UNSEEN = re.compile(
@@ -76,6 +76,21 @@ def markup(text: str) -> str:
     '&lt;b&gt;\\\\x1b'
     """
     return escape(printable(text))
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """An HTML table with these column heads and rows; all text is escaped."""
+    top = "".join(f"<th>{markup(word)}</th>" for word in head)
+    body = "".join(
+        "<tr>" + "".join(_html_cell(str(cell)) for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _html_cell(text: str) -> str:
+    # A browser breaks a line after a hyphen, which is that of 1.5e-06 too.
+    style = "" if " " in text or "-" not in text else ' style="white-space: nowrap"'
+    return f"<td{style}>{markup(text)}</td>"
 
 
 def csv_cell(text: str) -> str:

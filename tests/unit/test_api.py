@@ -9,12 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import perseid
 from perseid.api.show import TableView
 from perseid.api.status import RunStatus
+from perseid.cli import main
+from perseid.measure.calibration import Calibration
 from perseid.measure.present.text import Cell, TableColumn, TextTable
+from perseid.model.intervals import IntervalCalibration
+from perseid.pipeline.claim import refuse_if_taken
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "api_reference.py"
@@ -131,6 +136,81 @@ def test_what_a_notebook_shows_last_is_html():
     status = RunStatus("running", "map", 4, 1, running=2, waiting=1, rows=10, seconds=3.0)
     assert ">running<" in status._repr_html_()
     assert "1 of 4" in status._repr_html_()
+
+
+def _shown_classes():
+    """Every class of the public interface, and every class that its functions return."""
+    for name in perseid.__all__:
+        value = getattr(perseid, name)
+        if inspect.isclass(value):
+            yield value
+        elif inspect.isfunction(value):
+            yield value.__globals__[value.__annotations__["return"]]
+
+
+def test_everything_that_a_notebook_can_show_has_html():
+    shown = {*_shown_classes(), perseid.load_model(threads=1).signature.__class__}
+    assert {"Advice", "Calibration", "RunPlan", "Survey", "Run"} < {one.__name__ for one in shown}
+    assert [one.__name__ for one in shown if not hasattr(one, "_repr_html_")] == []
+
+
+HOSTILE = "<script>x</script>"
+
+
+def _pace(source=""):
+    return Calibration(90, 1.9, 1.0, 1.0, 200, 20_000, 0.1, 1.2, source=source)
+
+
+def _hostile_objects(folder):
+    survey = folder / HOSTILE.replace("/", "")
+    survey.mkdir()
+    images = np.zeros((2, 5, 32, 32), np.float32)
+    np.savez(survey / "<b>1.npz", image=images, **{"<i>": np.zeros(2)})
+    model = perseid.load_model(threads=1)
+    cutouts = perseid.Cutouts(images, further={HOSTILE: np.ones(2)})
+    opened = perseid.open_survey(survey)
+    pace = _pace(HOSTILE)
+    result = RunStatus(HOSTILE, "ended", 1, 1)
+    return [
+        cutouts, opened, opened.info(), model,
+        model.predict(perseid.Cutouts(images, np.ones((2, 5)))),
+        perseid.plan(1e9, calibration=pace), pace, result, perseid.Storage(f"memory://a/{HOSTILE}"),
+        perseid.RunRequest(data=HOSTILE, results="r"), perseid.LocalEngine(workers=2),
+        perseid.AwsEngine(HOSTILE), perseid.SlurmEngine(ranks_per_task=2), perseid.DaskEngine(),
+        perseid.RendezvousServer(), IntervalCalibration({0.68: 0.1}, 3, HOSTILE),
+    ]  # fmt: skip
+
+
+def test_html_in_a_notebook_is_short_and_escaped(tmp_path):
+    for one in _hostile_objects(tmp_path):
+        html = one._repr_html_()
+        assert html.count("<table>") == html.count("</table>") == 1, html
+        assert not re.search("<(script|b|i)>", html), html
+        assert 30 < len(html) < 2000, html
+
+
+def test_a_request_that_is_made_directly_is_refused_with_the_sentence_of_parse():
+    for keys in ({"data": "x"}, {"data": "x", "results": "y", "world_size": 0},
+                 {"data": "x", "results": "y", "lists": "z"}):  # fmt: skip
+        with pytest.raises(perseid.errors.BadInputError) as parsed:
+            perseid.RunRequest.parse(keys)
+        with pytest.raises(perseid.errors.BadInputError) as made:
+            perseid.RunRequest(**keys)
+        assert str(made.value) == str(parsed.value)
+        assert "pydantic" not in str(made.value)
+        assert str(made.value).count("the request") == 1
+
+
+def test_what_a_program_gave_is_named_as_in_python_and_an_option_as_it_was_typed(tmp_path, capsys):
+    with pytest.raises(perseid.errors.BadInputError, match=r"^rate is 0: give rows per second"):
+        perseid.plan(1e9, rate=0, calibration=_pace())
+    for command in (["plan", "--data", "1GB"], ["run", "--data", "x", "--dry-run"]):
+        with pytest.raises(SystemExit):
+            main([*command, "--rate", "0"])
+        assert "--rate: '0' is not a rate" in capsys.readouterr().err
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(perseid.errors.RunError, match=r"--replace \(in Python, replace=True\)"):
+        refuse_if_taken(perseid.Storage(tmp_path))
 
 
 def test_a_file_is_not_a_run(tmp_path):

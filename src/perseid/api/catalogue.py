@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from perseid.api.show import html_table
 from perseid.catalogues.astropytable import to_astropy
 from perseid.catalogues.export import Written, export
 from perseid.catalogues.selection import Selection
@@ -20,7 +19,7 @@ from perseid.model.outputs import Z_PRED, OutputColumn
 from perseid.pipeline.catalogue_reader import StoredCatalogue
 from perseid.pipeline.publish import OUTPUTS_KEY
 from perseid.pipeline.tables import CATALOGUE
-from perseid.plaintext import counted
+from perseid.plaintext import counted, html_table
 from perseid.storage import Storage
 from perseid.survey import natural_key
 from perseid.survey.formats.arrow import compute_module, pyarrow_module

@@ -59,6 +59,9 @@ class Model:
         others = other_columns(self.signature, cutouts)
         return self._runtime.predict(cutouts.images, cutouts.magnitudes, others)
 
+    def _repr_html_(self) -> str:
+        return self.signature._repr_html_()
+
     def __repr__(self) -> str:
         one = self.signature
         return (

@@ -116,5 +116,5 @@ def _pace(given: Calibration | str | Path | None, rate: float | None) -> Calibra
     if rate is None:
         return found
     if not rate > 0:
-        raise BadInputError(f"--rate is {rate:g}: give rows per second, above 0")
+        raise BadInputError(f"rate is {rate:g}: give rows per second, above 0")
     return replace(found, rows_per_second=rate, source=f"{found.source}; pace as given")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from perseid.api.catalogue import Catalogue
 from perseid.api.outcome import outcome_lines
 from perseid.api.reporting import reporting
-from perseid.api.show import PageFrame, TableView, TextView, html_table
+from perseid.api.show import PageFrame, TableView, TextView
 from perseid.api.status import RankStatus, RunStatus
 from perseid.engines import driver
 from perseid.engines.base import Engine, RunHandle
@@ -25,6 +25,7 @@ from perseid.pipeline.ranks_done import RanksDone
 from perseid.pipeline.run_state import RunResult, published, stored_logs
 from perseid.pipeline.run_summary import RunSummary
 from perseid.pipeline.similar import SimilarObject, SimilarObjects
+from perseid.plaintext import html_table
 from perseid.storage import Storage
 
 if TYPE_CHECKING:

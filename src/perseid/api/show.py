@@ -7,7 +7,7 @@ from pathlib import Path
 
 from perseid.errors import BadInputError
 from perseid.measure.present.text import TextTable
-from perseid.plaintext import markup
+from perseid.plaintext import html_table, markup
 from perseid.storage import Location, Storage
 
 PAGE_HEIGHT = 600
@@ -118,21 +118,6 @@ class PageFrame(TextView):
         store, name = Storage.holding(Location.parse(str(place)))
         store.put(name, self.html.encode())
         return store.where(name)
-
-
-def html_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """An HTML table with these column heads and rows; all text is escaped."""
-    top = "".join(f"<th>{markup(word)}</th>" for word in head)
-    body = "".join(
-        "<tr>" + "".join(_html_cell(str(cell)) for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _html_cell(text: str) -> str:
-    # A browser breaks a line after a hyphen, which is that of 1.5e-06 too.
-    style = "" if " " in text or "-" not in text else ' style="white-space: nowrap"'
-    return f"<td{style}>{markup(text)}</td>"
 
 
 def _write(path: Path, text: str, what: str) -> Path:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from perseid.api.progress_display import count_line, duration
-from perseid.api.show import html_table
 from perseid.measure.fields import Fields
 from perseid.pipeline.events import CountEvent
+from perseid.plaintext import html_table
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from perseid.api.argument_checks import places_of
 from perseid.api.model import Model, load_model
-from perseid.api.show import html_table
 from perseid.api.survey_info import SurveyFiles, SurveyInfo, survey_info, survey_picture
 from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.request_listing import list_partitions
-from perseid.plaintext import counted
+from perseid.plaintext import counted, html_table, markup
 from perseid.storage import Storage
 from perseid.survey import Cutouts, open_partition
 from perseid.survey.column_spec import ColumnSpec
@@ -121,10 +120,8 @@ class Survey:
 
     def _repr_html_(self) -> str:
         rows = [(ref.key, f"{ref.size:,}") for ref in self.partitions[:SHOWN_PARTITIONS]]
-        text = (
-            f"<p>{counted(len(self), 'partition')}, {self.size / 1e6:,.1f} MB, at {self.url}:</p>"
-        )
-        return text + html_table(("partition", "bytes"), rows)
+        text = f"{counted(len(self), 'partition')}, {self.size / 1e6:,.1f} MB, at {self.url}:"
+        return f"<p>{markup(text)}</p>" + html_table(("partition", "bytes"), rows)
 
     def _key(self, partition: int | str) -> str:
         keys = [ref.key for ref in self.partitions]

@@ -17,7 +17,7 @@ from perseid.pipeline.checks import count_rows
 from perseid.pipeline.items import PartitionRef
 from perseid.pipeline.model_inputs import unfit, with_inputs
 from perseid.pipeline.survey_columns import choose_columns
-from perseid.plaintext import counted
+from perseid.plaintext import counted, html_table
 from perseid.storage import Storage
 from perseid.survey import open_partition
 from perseid.survey.column_spec import ColumnSpec
@@ -94,6 +94,15 @@ class SurveyInfo:
     """Sentences about things to know before a run."""
     model: ModelUse | None = None
     """What the given model would use; None without a model."""
+
+    def _repr_html_(self) -> str:
+        bands, height, width = self.shape
+        images = f"{counted(bands, 'band')} of {height} x {width} pixels" if height else "none"
+        rows = [("partitions", f"{self.partitions:,}"), ("rows", f"{self.rows:,}"),
+                ("images", images), ("columns", ", ".join(spec.source for spec in self.columns)),
+                ("missing", ", ".join(self.missing) or "nothing")]  # fmt: skip
+        rows += [("unreadable", key) for key in self.unreadable]
+        return html_table(("survey", self.url), rows)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from perseid.measure.prices import Prices, prices_of
 from perseid.measure.sources.load import load_runs
 from perseid.measure.sources.load_options import LoadOptions
 from perseid.pipeline.run_state import last_summary
+from perseid.plaintext import html_table
 from perseid.storage import Location, Storage
 from perseid.survey import discover, split
 
@@ -66,6 +67,11 @@ class Sweep:
     """One result per run, in the order in which they ran."""
     architecture: str = "x86"
     """Processor architecture whose prices apply to the runs."""
+
+    def _repr_html_(self) -> str:
+        rows = [(one.cell.path, one.status, f"{one.received:,} of {one.expected:,}")
+                for one in self.cells]  # fmt: skip
+        return html_table(("run", "state", "ranks"), rows)
 
     @property
     def incomplete(self) -> int:

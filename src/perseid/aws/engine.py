@@ -36,7 +36,7 @@ from perseid.pipeline.events import CountEvent, Event, Report, StageEvent
 from perseid.pipeline.initialize import new_run_id
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
-from perseid.plaintext import counted
+from perseid.plaintext import counted, html_table
 from perseid.storage import Location, Storage, use_aws
 
 NAMED_CALLS = 6
@@ -92,6 +92,12 @@ class AwsEngine:
         given = {name: settings.get(name) for name in names}
         wanted = not settings.get("no_preflight")
         return cls(settings.get("stack") or "perseid", **given, preflight=wanted)
+
+    def _repr_html_(self) -> str:
+        given = {"stack": self._stack, "region": self._region, "profile": self._profile,
+                 "max_usd": self._max_usd}  # fmt: skip
+        rows = [(name, value) for name, value in given.items() if value is not None]
+        return html_table(("engine", self.name), rows)
 
     @cached_property
     def executions(self) -> Executions:

@@ -35,7 +35,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
                      help="on AWS: skip the checks before the start")  # fmt: skip
     how.add_argument("--max-usd", type=float, metavar="USD", help="on AWS: stop the run once its "
                      "workers have cost about so much")  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help="report only problems")
+    parser.add_argument("--quiet", action="store_true", help="report only problems and notes")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     add_aws_arguments(parser)
 

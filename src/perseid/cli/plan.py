@@ -36,9 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
                                                             "ones")  # fmt: skip
     parser.add_argument("--calibration", type=Path, metavar="JSON",
                         help="from `perseid calibrate` (default: this machine, now)")  # fmt: skip
-    parser.add_argument("--rate", type=float, metavar="ROWS", help="rows per second of one vCPU, "
-                                                                   "instead of the "
-                                                                   "calibration's")  # fmt: skip
+    parser.add_argument("--rate", type=units.rate_argument, metavar="ROWS", help="rows per "
+                        "second of one vCPU, instead of the calibration's")  # fmt: skip
     choice = parser.add_argument_group("what to choose from")
     choice.add_argument("--partition", action="append", metavar="SIZE", help="e.g. 25MB; may be "
                         "given again (default: 5 to 200MB)")  # fmt: skip

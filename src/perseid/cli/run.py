@@ -18,6 +18,7 @@ from perseid.cli.engines import (
 from perseid.cli.explore_options import add_explore_arguments
 from perseid.cli.request_options import add_request_options, given_options
 from perseid.cli.surveys import add_columns_argument, add_missing_argument
+from perseid.cli.units import rate_argument
 from perseid.engines.base import Engine
 from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest, read_keys
@@ -49,10 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print the plan without running anything"
     )
-    parser.add_argument("--rate", type=float, metavar="ROWS", help="with --dry-run: rows per "
-                                                                   "second of one worker, instead "
-                                                                   "of the measured "
-                                                                   "rate")  # fmt: skip
+    parser.add_argument("--rate", type=rate_argument, metavar="ROWS", help="with --dry-run: rows "
+                        "per second of one worker, instead of the measured rate")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

@@ -96,7 +96,8 @@ def _lines(info: SurveyInfo) -> Iterator[str]:
     yield f"missing     {', '.join(info.missing) or 'nothing'}"
     yield "columns"
     for spec in info.columns:
-        about = ", ".join(one for one in (_type(spec.kind, spec.shape), spec.unit, spec.ucd) if one)
+        kind = _type(spec.stored or spec.kind, spec.shape)
+        about = ", ".join(one for one in (kind, spec.unit, spec.ucd) if one)
         yield f"  {one_line(spec.source)}: {one_line(about)}"
     for key, error in list(info.unreadable.items())[:SHOWN]:
         yield f"unreadable  {one_line(key)}: {one_line(error)}"

@@ -65,6 +65,17 @@ def whole_time_argument(text: str) -> int:
     return round(time_argument(text))
 
 
+def rate_argument(text: str) -> float:
+    """Parse rows per second, above 0, for an option; an error is prefixed by argparse, too."""
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate: give rows per second, above 0")
+    return rate
+
+
 def usd(text: str) -> float:
     """Parse ``1USD``, ``$0.50`` or ``2`` into USD; raises `BadInputError`."""
     match = _MONEY.fullmatch(text.strip())

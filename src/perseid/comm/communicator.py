@@ -26,6 +26,7 @@ from perseid.comm.joining import (
 from perseid.comm.object_calls import ObjectCalls
 from perseid.comm.store_channel import ObjectStore
 from perseid.linux import need_linux
+from perseid.plaintext import html_table
 from perseid.rendezvous import Endpoint, LossTimeouts
 
 
@@ -200,6 +201,10 @@ class Communicator(ObjectCalls):
 
     def __repr__(self) -> str:
         return f"<Communicator rank {self.rank} of {self.world_size}>"
+
+    def _repr_html_(self) -> str:
+        rows = [("rank", self.rank), ("world size", self.world_size)]
+        return html_table(("communicator", ""), rows)
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ from perseid.engines.worker_speed import refuse_small_memory
 from perseid.errors import BadInputError
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
+from perseid.plaintext import html_table
 
 LIMITS = ("threads", "memory_mb", "timeout", "retries")
 """Keyword arguments of these engines that are also keys of a request."""
@@ -55,6 +56,10 @@ class ClusterEngine:
         # None is dropped, so that it does not override the request.
         self._limits = {name: value for name, value in limits.items() if value is not None}
         self._command = tuple(command)
+
+    def _repr_html_(self) -> str:
+        per_task = [("ranks_per_task", self._ranks_per_task)] if self._ranks_per_task else []
+        return html_table(("engine", self.name), [*self._limits.items(), *per_task])
 
     @property
     def capabilities(self) -> Capabilities:

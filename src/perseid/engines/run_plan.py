@@ -19,6 +19,7 @@ from perseid.measure.prices import Prices
 from perseid.measure.report_line import Report
 from perseid.pipeline.checks import RowCount
 from perseid.pipeline.manifest import Manifest
+from perseid.plaintext import counted, html_table
 
 RANK_SECONDS = 0.01
 """Fixed time per rank besides reading and the model, in seconds (on a local disk)."""
@@ -65,6 +66,14 @@ class RunPlan:
     def total_mb(self) -> float:
         """Peak memory of all workers together, in MiB."""
         return self.worker_mb * self.workers
+
+    def _repr_html_(self) -> str:
+        rows = [("ranks", f"{len(self.rank_seconds):,}"), ("workers", f"{self.workers:,}"),
+                ("seconds on this machine", f"{self.map_seconds:.1f}"),
+                ("seconds on Lambda", f"{self.lambda_seconds:.1f}"),
+                ("memory of a worker (MB)", f"{self.worker_mb:,.0f}"),
+                ("cost on AWS (USD)", f"{self.cost.total:.4f}")]  # fmt: skip
+        return html_table(("plan", counted(self.rows, "row")), rows)
 
     def to_json(self) -> dict[str, object]:
         """The plan as JSON values, for ``--dry-run --json``."""

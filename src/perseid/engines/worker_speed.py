@@ -101,7 +101,7 @@ def measure(item: WorkItem, threads: int, *, batch: int = BATCH, seconds: float 
 def at_rate(pace: Pace, rows_per_second: float) -> Pace:
     """The same pace with another rate; raises `BadInputError` unless the rate is above 0."""
     if not rows_per_second > 0:
-        raise BadInputError(f"--rate must be above 0 rows per second, not {rows_per_second}")
+        raise BadInputError(f"rate must be above 0 rows per second, not {rows_per_second}")
     return replace(pace, rows_per_second=rows_per_second)
 
 

@@ -17,6 +17,7 @@ from perseid.measure.cost import Usage, cost, map_transitions
 from perseid.measure.measured_run import MIB
 from perseid.measure.prices import Prices
 from perseid.measure.report_line import Report
+from perseid.plaintext import html_table
 
 PARTITIONS_MB = (5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 200.0)
 MEMORIES_MB = (512, 1024, 1769, 2048, 3008, 3538, 5307, 7076, 8845, 10_240)
@@ -153,6 +154,13 @@ class Advice:
     prices: Prices
     """The prices that were applied."""
 
+    def _repr_html_(self) -> str:
+        options = ("advice", self.option), ("fastest", self.fastest), ("cheapest", self.cheapest)
+        rows = [(name, f"{one.partition_mb:g}", one.world_size, one.memory_mb, one.architecture,
+                 f"{one.seconds.expected:.1f}", f"{one.usd.expected:.4f}")
+                for name, one in options if one is not None]  # fmt: skip
+        return html_table(("", "MB a file", "ranks", "memory", "on", "seconds", "USD"), rows)
+
     def to_json(self) -> dict[str, object]:
         """The plan as JSON values, for ``--json``."""
         plain = asdict(self)
@@ -285,15 +293,8 @@ def _billed(calibration: Calibration, work: Range, fullness: float, own: float) 
         yield own + part / max(1.0, fullness)
 
 
-def _usd(
-    ask: Ask,
-    prices: Prices,
-    partitions: int,
-    world_size: int,
-    memory_mb: int,
-    architecture: str,
-    seconds: float,
-) -> float:
+def _usd(ask: Ask, prices: Prices, partitions: int, world_size: int, memory_mb: int,
+         architecture: str, seconds: float) -> float:  # fmt: skip
     report = Report("", seconds * 1e3, math.ceil(seconds * 1e3), memory_mb, 0.0)
     worker = cost(Usage(reports=[report], architecture=architecture), prices).total
     usage = Usage(
@@ -316,14 +317,8 @@ def _front(options: Iterable[PlanOption]) -> tuple[PlanOption, ...]:
     return tuple(front)
 
 
-def _binds(
-    ask: Ask,
-    calibration: Calibration,
-    prices: Prices,
-    chosen: PlanOption | None,
-    fastest: PlanOption,
-    cheapest: PlanOption,
-) -> Iterator[str]:
+def _binds(ask: Ask, calibration: Calibration, prices: Prices, chosen: PlanOption | None,
+           fastest: PlanOption, cheapest: PlanOption) -> Iterator[str]:  # fmt: skip
     """Find what keeps the run from being faster: double each limit in turn, strongest first."""
     if chosen is None:
         yield from _unfit(ask, fastest, cheapest)

@@ -14,6 +14,7 @@ from perseid.errors import BadInputError
 from perseid.measure.folder import RankMeasures
 from perseid.measure.measured_run import MeasuredRun
 from perseid.pipeline.schema import from_plain
+from perseid.plaintext import html_table
 from perseid.textfile import read_object
 
 MB_A_VCPU = 1769.0
@@ -109,6 +110,13 @@ class Calibration:
     def worker_mb(self, rows: float) -> float:
         """Peak memory of a worker with this number of rows, in MB."""
         return self.base_mb + rows * FEATURE_BYTES / 2**20
+
+    def _repr_html_(self) -> str:
+        rows = [("rows per second of one vCPU", f"{self.rows_per_second:,.1f}"),
+                ("seconds until the model is loaded", f"{self.ready_seconds:.2f}"),
+                ("memory without features (MB)", f"{self.base_mb:,.0f}"),
+                ("measured", self.measured)]  # fmt: skip
+        return html_table(("calibration", self.source), rows)
 
     def to_json(self) -> dict[str, object]:
         """The calibration as JSON values, as its file holds them."""

@@ -20,6 +20,7 @@ from perseid.errors import BadInputError, BadModelError, NotFoundError
 from perseid.jsontext import parse_json
 from perseid.model.files import BUILT_IN, DEFAULT
 from perseid.model.outputs import Z_PRED, OutputColumn
+from perseid.plaintext import counted, html_table
 from perseid.science.distributions import conformal_width
 from perseid.storage import Storage
 
@@ -73,6 +74,10 @@ class IntervalCalibration:
         good = np.isfinite(error)
         widths = {level: conformal_width(error[good], level) for level in LEVELS}
         return cls(widths, int(good.sum()), digest, data)
+
+    def _repr_html_(self) -> str:
+        rows = [(f"{level:.0%}", f"{width:.4f} (1 + z)") for level, width in self.widths.items()]
+        return html_table(("interval", f"half width, of {counted(self.objects, 'object')}"), rows)
 
     def to_json(self) -> str:
         """The JSON text of the calibration file."""

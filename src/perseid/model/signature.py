@@ -19,6 +19,7 @@ from perseid.model.outputs import (
     check_outputs,
     columns_of,
 )
+from perseid.plaintext import counted, html_table
 
 METADATA_KEY = "perseid.signature"
 """Key of the signature's JSON text in the ONNX file's ``metadata_props``."""
@@ -87,6 +88,14 @@ class ModelSignature:
             and self.features_name == FEATURES
             and self.bands > 0
         )
+
+    def _repr_html_(self) -> str:
+        images = f"{counted(self.bands, 'band')} of {self.height} x {self.width} pixels"
+        rows = [("images", images if self.bands else "none")]
+        rows += [("column", column.column) for column in self.columns]
+        rows += [("output", f"{output.name} ({output.kind})") for output in self.outputs]
+        rows += [("features", f"{self.features():,}"), ("precision", self.precision)]
+        return html_table(("model", self.name), rows)
 
     def output_columns(self) -> tuple[OutputColumn, ...]:
         """The catalogue columns that the outputs become, in order."""

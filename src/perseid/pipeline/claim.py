@@ -24,6 +24,8 @@ from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import READERS
 from perseid.storage import ObjectInfo, Storage, scan
 
+REPLACE = "--replace (in Python, replace=True)"
+"""How a former run is removed, for messages that a command and a program show alike."""
 _FOLDERS = ("ranks", "logs", "slurm")
 """Folders that a run writes into."""
 _KEPT = frozenset({layout.MANIFEST, layout.DRIVER})
@@ -145,7 +147,7 @@ def taken(storage: Storage, key: str, *, meanwhile: bool = False) -> RunError:
     except (NotFoundError, BadInputError):
         return RunError(
             f"{where} holds results of a former run ({key}): choose another place for results, "
-            "or remove them with --replace"
+            f"or remove them with {REPLACE}"
         )
     begun = f"{datetime.fromtimestamp(manifest.created, UTC):%Y-%m-%d %H:%M:%S} UTC"
     if meanwhile:
@@ -156,7 +158,8 @@ def taken(storage: Storage, key: str, *, meanwhile: bool = False) -> RunError:
     state = "ended" if storage.exists(layout.SUMMARY) else "did not end yet"
     return RunError(
         f"{where} belongs to run {manifest.run_id}, which began {begun} and {state}: choose "
-        "another place for results, go on with it by `perseid resume`, or remove it with --replace"
+        "another place for results, go on with it by `perseid resume`, or remove it with "
+        f"{REPLACE}"
     )
 
 

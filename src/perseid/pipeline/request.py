@@ -21,7 +21,7 @@ from perseid.errors import BadInputError
 from perseid.model.outputs import LISTS
 from perseid.model.signature_files import signature_of
 from perseid.pipeline.request_keys import KEYS
-from perseid.plaintext import did_you_mean
+from perseid.plaintext import did_you_mean, html_table
 from perseid.rendezvous import LONGEST_SILENCE, Endpoint
 from perseid.storage import Location
 from perseid.survey.missing import MissingValues
@@ -178,6 +178,17 @@ class RunRequest(BaseModel):
 
     _given: dict[str, object] | None = PrivateAttr(None)
 
+    def __init__(self, /, **keys: Any) -> None:
+        try:
+            super().__init__(**keys)
+        except ValidationError as error:
+            raise BadInputError(_sentences(error, ())) from error
+        self.missing_values  # noqa: B018 - raises where they are none
+        self.list_kinds  # noqa: B018 - so does this
+        self.column_names  # noqa: B018 - so does this
+        if self.rendezvous_endpoint and not self.script_mode:
+            Endpoint.parse(self.rendezvous_endpoint)
+
     @model_validator(mode="after")
     def _whole(self) -> RunRequest:
         if not self.data and not self.data_bucket:
@@ -213,14 +224,12 @@ class RunRequest(BaseModel):
         if _blank(plain.get("signature")) is not None:
             plain["signature"] = signature_of(plain["signature"]).to_plain()
         try:
-            request = cls.model_validate(plain)
-        except ValidationError as error:
-            raise BadInputError(_sentences(error, options)) from error
-        request.missing_values  # noqa: B018 - raises where they are none
-        request.list_kinds  # noqa: B018 - so does this
-        request.column_names  # noqa: B018 - so does this
-        if request.rendezvous_endpoint and not request.script_mode:
-            Endpoint.parse(request.rendezvous_endpoint)
+            request = cls(**{str(key): value for key, value in plain.items()})
+        except BadInputError as error:
+            found = error.__cause__
+            if options and isinstance(found, ValidationError):
+                raise BadInputError(_sentences(found, options)) from found
+            raise
         request._given = plain
         return request
 
@@ -287,6 +296,10 @@ class RunRequest(BaseModel):
         if self._given is not None:
             return dict(self._given)
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    def _repr_html_(self) -> str:
+        rows = [(key, _short(value)) for key, value in self.given().items()]
+        return html_table(("request", ""), rows)
 
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each thing in the request that is ignored."""

@@ -27,6 +27,7 @@ from perseid.errors import (
     PerseidError,
     StorageError,
 )
+from perseid.plaintext import html_table
 from perseid.storage.listing_pages import in_time, pages
 from perseid.storage.location import Location
 from perseid.storage.reasons import UNCONDITIONAL, answer_of, is_conflict, reason_of
@@ -87,6 +88,9 @@ class Storage:
     def url(self) -> str:
         """URL of the prefix."""
         return self.location.url
+
+    def _repr_html_(self) -> str:
+        return html_table(("storage", self.url), ())
 
     @property
     def is_conditional(self) -> bool:
@@ -325,10 +329,8 @@ class Storage:
                 continue
 
     def local_path(self, key: str = "") -> Path | None:
-        """The path of an object on this machine's disk, for memory maps; None for other stores.
-
-        Raises `BadInputError` for a key that would leave the store.
-        """
+        """The path of an object on this machine's disk, for memory maps; None for other stores;
+        raises `BadInputError` for a key that would leave the store."""
         path = (self.location / key).path
         if path is not None and ".." in key.split("/"):
             raise BadInputError(f"{key!r} leaves {self.url}: a key must not contain '..'")
@@ -381,11 +383,8 @@ def _is_s3_tag(etag: str | None) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Lock a file, so that of several writers one at a time checks and replaces it.
-
-    The lock belongs to the file, not to its name: a writer that had to wait then finds a new file
-    under the name.
-    """
+    """Lock a file, not its name, so that of several writers one at a time checks and replaces it; a
+    writer that had to wait then finds a new file under the name."""
     import fcntl  # does not exist on Windows, where runs can only be read
 
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -40,6 +40,9 @@ class ColumnSpec:
     """Unified Content Descriptor of the IVOA (``phot.mag``); empty if the file does not say."""
     description: str = ""
     """Free text; empty if the file does not say."""
+    stored: str = field(default="", compare=False, metadata={"written": False})
+    """The file's own type, such as ``uint8`` where `kind` is ``int32``; empty where it is not
+    known. Not written to the store."""
 
     @property
     def is_scalar(self) -> bool:
@@ -70,7 +73,9 @@ def described(
     """Describe a column under the file's own name; `shape` includes the rows."""
     row = () if shape[1:] == (1,) else tuple(int(size) for size in shape[1:])
     said = [(text or "").strip() for text in (unit, ucd, description)]
-    return ColumnSpec(source, source, kind_of_dtype(dtype), row, *said)
+    kind = kind_of_dtype(dtype)
+    stored = dtype.name if kind not in ("", TEXT_KIND) else kind
+    return ColumnSpec(source, source, kind, row, *said, stored)
 
 
 def kind_of_dtype(dtype: np.dtype[Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadPartitionError
-from perseid.plaintext import counted
+from perseid.plaintext import counted, html_table
 
 UGRIZ = ("u", "g", "r", "i", "z")
 
@@ -63,6 +63,12 @@ class Cutouts:
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
+
+    def _repr_html_(self) -> str:
+        ours = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "further"}
+        every = {**ours, **self.further}.items()
+        rows = [(name, one.dtype, one.shape) for name, one in every if one is not None]
+        return html_table((counted(len(self), "object"), "type", "shape"), rows)
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> Cutouts:
         """Rows by slice (views, no copy) or by index (copies)."""

@@ -18,6 +18,7 @@ from perseid.model.identity import CPU
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
+from perseid.plaintext import html_table
 from perseid.storage import Location, Storage
 
 LIMITS = ("workers", "threads", "memory_mb", "timeout", "retries")
@@ -73,6 +74,9 @@ class LocalEngine:
     def configured(cls, settings: Mapping[str, object]) -> Self:
         """Create the engine from those settings that are its keyword arguments."""
         return cls(**stated(settings, LIMITS))
+
+    def _repr_html_(self) -> str:
+        return html_table(("engine", self.name), list(self._limits.items()))
 
     @property
     def capabilities(self) -> Capabilities:

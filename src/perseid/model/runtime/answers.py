@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from perseid.errors import BadModelError
 from perseid.model.outputs import CLASS, MIDDLE, ModelOutput, OutputColumn
 from perseid.model.signature import ModelSignature
+from perseid.plaintext import html_table
 
 Raw = Mapping[str, NDArray[Any]]
 """Raw outputs: arrays (n, ...) by the name of the output."""
@@ -36,6 +37,12 @@ class Prediction:
     """Features (n, sum of the signature's feature groups); None if the model has none."""
     lists: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Lists (n, width) by the column's name: PDFs, as probabilities or densities."""
+
+    def _repr_html_(self) -> str:
+        there = {**self.columns, **self.lists}
+        there |= {} if self.features is None else {"features": self.features}
+        rows = [(name, array.dtype, array.shape) for name, array in there.items()]
+        return html_table(("prediction", "type", "shape"), rows)
 
     @property
     def redshift(self) -> NDArray[np.float32]:

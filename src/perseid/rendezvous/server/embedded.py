@@ -7,6 +7,7 @@ import threading
 
 from perseid.errors import RendezvousError
 from perseid.linux import need_linux
+from perseid.plaintext import html_table
 from perseid.rendezvous.server.server import Server
 from perseid.rendezvous.server.server_config import Config
 
@@ -44,6 +45,10 @@ class EmbeddedServer:
         pinned = f"#{self.server.fingerprint}" if self.server.fingerprint else ""
         host = f"[{host}]" if ":" in host else host
         return f"{host}:{self.server.port}{pinned}"
+
+    def _repr_html_(self) -> str:
+        state = self.address if self._started.is_set() and self._failure is None else "not running"
+        return html_table(("rendezvous server", state), ())
 
     def __enter__(self) -> EmbeddedServer:
         need_linux("A rendezvous server")
