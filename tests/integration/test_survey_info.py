@@ -69,6 +69,23 @@ def test_on_the_command_line(survey: Path, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(capsys.readouterr().out)["rows"] == 2 * ROWS
 
 
+TYPES = ("uint8", "int16", "uint16", "int32", "int64", "float32", "float64", "bool")
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".npz", ".safetensors", ".parquet", ".fits"])
+def test_columns_have_the_files_own_types(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = {f"c_{name}": np.ones(ROWS, name) for name in TYPES}
+    image = np.ones((ROWS, SIDE, SIDE, 3), np.uint8)
+    surveyfiles.write(tmp_path / f"1{suffix}", {"image": image, **columns})
+    assert main(["survey", "info", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    for name in TYPES:
+        assert f"  c_{name}: {name}\n" in said, said
+    assert f"  image: uint8 [{SIDE} x {SIDE} x 3]\n" in said, said
+
+
 def test_what_a_model_would_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_survey(tmp_path / "data", rows=20)
     tiny_model(tmp_path / "m.onnx")

@@ -94,7 +94,8 @@ def _lines(info: SurveyInfo) -> Iterator[str]:
         count = f", {info.magnitudes} a row" if name == "magnitude" else ""
         yield f"{name:<11} {one_line(source)}{count}"
     yield f"missing     {', '.join(info.missing) or 'nothing'}"
-    yield "columns"
+    if info.columns:  # the tensors of a .pt file have no names
+        yield "columns"
     for spec in info.columns:
         kind = _type(spec.stored or spec.kind, spec.shape)
         about = ", ".join(one for one in (kind, spec.unit, spec.ucd) if one)
