@@ -75,7 +75,7 @@ def described(
     said = [(text or "").strip() for text in (unit, ucd, description)]
     kind = kind_of_dtype(dtype)
     stored = dtype.name if kind not in ("", TEXT_KIND) else kind
-    return ColumnSpec(source, source, kind, row, *said, stored)
+    return ColumnSpec(source, source, kind, row, *said, stored=stored)
 
 
 def kind_of_dtype(dtype: np.dtype[Any]) -> str:
