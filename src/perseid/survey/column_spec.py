@@ -72,10 +72,10 @@ def described(
 ) -> ColumnSpec:
     """Describe a column under the file's own name; `shape` includes the rows."""
     row = () if shape[1:] == (1,) else tuple(int(size) for size in shape[1:])
-    said = [(text or "").strip() for text in (unit, ucd, description)]
     kind = kind_of_dtype(dtype)
     stored = dtype.name if kind not in ("", TEXT_KIND) else kind
-    return ColumnSpec(source, source, kind, row, *said, stored=stored)
+    unit, ucd, description = ((text or "").strip() for text in (unit, ucd, description))
+    return ColumnSpec(source, source, kind, row, unit, ucd, description, stored)
 
 
 def kind_of_dtype(dtype: np.dtype[Any]) -> str:
