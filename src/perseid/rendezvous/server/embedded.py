@@ -7,7 +7,6 @@ import threading
 
 from perseid.errors import RendezvousError
 from perseid.linux import need_linux
-from perseid.plaintext import html_table
 from perseid.rendezvous.server.server import Server
 from perseid.rendezvous.server.server_config import Config
 
@@ -47,6 +46,9 @@ class EmbeddedServer:
         return f"{host}:{self.server.port}{pinned}"
 
     def _repr_html_(self) -> str:
+        # Not at the top: the package of the small Lambda functions has the server without it.
+        from perseid.plaintext import html_table
+
         state = self.address if self._started.is_set() and self._failure is None else "not running"
         return html_table(("rendezvous server", state), ())
 
