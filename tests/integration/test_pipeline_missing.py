@@ -62,6 +62,17 @@ def with_gaps() -> dict[str, np.ndarray]:
     return given
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_an_infinite_redshift_is_missing_and_counted(tmp_path: Path) -> None:
+    given = arrays()
+    given["redshift"][[1, 2]] = np.inf, -np.inf
+    survey(tmp_path, ".npz", given)
+    summary, got = run(tmp_path)
+    assert [row for row, z in enumerate(got["z_spec"]) if z is None] == [1, 2]
+    assert (summary["missing"]["redshift"], summary["redshift"]["n"]) == (2, ROWS - 2)
+    assert "2 objects lack a redshift" in " ".join(summary["warnings"])
+
+
 def test_rows_that_lack_something(tmp_path: Path) -> None:
     survey(tmp_path, ".npz", with_gaps(), arrays(1))
     summary, got = run(tmp_path)

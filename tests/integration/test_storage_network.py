@@ -106,6 +106,13 @@ def test_hosts_without_a_proxy(s3, bucket: str, monkeypatch: pytest.MonkeyPatch)
     same_answers(bucket)
 
 
+def test_no_host_at_all_through_the_proxy(s3, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The asterisk of ``NO_PROXY`` counts for hosts that are given as addresses, too."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "*")
+    same_answers(bucket)
+
+
 def said_of(bucket: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The sentence of a server that cannot be used, which comes soon."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
@@ -128,6 +135,10 @@ def test_proxies_that_do_not_help(
         monkeypatch.setenv("HTTPS_PROXY", way.url)
         assert "requires a user name and a password" in said_of(
             bucket, f"https://{HOST}", monkeypatch
+        )
+        monkeypatch.setenv("HTTP_PROXY", way.url)
+        assert "requires a user name and a password" in said_of(
+            bucket, f"http://{HOST}", monkeypatch
         )
         monkeypatch.setenv("HTTPS_PROXY", way.url.replace("://", "://me:secret@"))
         assert "refuses the connection" in said_of(bucket, f"https://{HOST}", monkeypatch)

@@ -161,7 +161,7 @@ class Inference:
     def _count_missing(self, result: PartitionResult) -> None:
         self.missing["input"] += int(np.count_nonzero(result.flag == MISSING_INPUT))
         if result.z_spec is not None:
-            self.missing["redshift"] += int(np.count_nonzero(np.isnan(result.z_spec)))
+            self.missing["redshift"] += int(np.count_nonzero(~np.isfinite(result.z_spec)))
         for name in ("object_id", "label"):
             array = getattr(result, name)
             self.missing[name] += (

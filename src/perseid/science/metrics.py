@@ -62,7 +62,8 @@ def scaled_error(z_pred: ArrayLike, z_spec: ArrayLike) -> NDArray[np.float64]:
             f"{predicted.size} predicted and {true.size} spectroscopic redshifts do not match: "
             "give one of each per object"
         )
-    return np.asarray((predicted - true) / (1.0 + true))
+    with np.errstate(divide="ignore", invalid="ignore"):  # of a redshift that is -1 or infinite
+        return np.asarray((predicted - true) / (1.0 + true))
 
 
 def redshift_metrics(

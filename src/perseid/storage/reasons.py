@@ -84,7 +84,15 @@ UNCONDITIONAL = Reason(
     "set AWS_CONDITIONAL_PUT=disabled to go without, and never start two runs at one place",
 )
 
+PROXY_PASSWORD = "ProxyAuthenticationRequired"
+"""Our code for a proxy that wants a password; a proxy of HTTP answers in place of the server."""
+_NO_PASSWORD = (
+    "the proxy requires a user name and a password: put them into {variable}, as in "
+    "http://NAME:PASSWORD@HOST:PORT"
+)
+
 CODES: Mapping[str, Reason] = {
+    PROXY_PASSWORD: Reason(StorageError, _NO_PASSWORD.format(variable="HTTP_PROXY")),
     "AccessDenied": _DENIED,
     "AllAccessDisabled": _DENIED,
     "AccountProblem": _DENIED,
@@ -142,7 +150,7 @@ CODES: Mapping[str, Reason] = {
 
 _STATUS = {
     "301": "PermanentRedirect", "307": "TemporaryRedirect", "401": "AccessDenied",
-    "429": "SlowDown", "408": "RequestTimeout",
+    "407": PROXY_PASSWORD, "429": "SlowDown", "408": "RequestTimeout",
     "403": "AccessDenied", "405": "MethodNotAllowed", "500": "InternalError",
     "501": "NotImplemented", "502": "ServiceUnavailable", "503": "ServiceUnavailable",
     "504": "ServiceUnavailable", "507": "QuotaExceeded",
@@ -321,7 +329,7 @@ def network_reason(error: BaseException) -> str | None:
     if "dns error" in report:
         return "its name cannot be resolved: check the endpoint and the network"
     if "ProxyAuthRequired" in report or "proxy authorization required" in report.lower():
-        return "the proxy requires a user name and a password: put them into HTTPS_PROXY"
+        return _NO_PASSWORD.format(variable="HTTPS_PROXY")
     if "unsuccessful" in report.lower() and "tunnel" in report.lower():
         return "the proxy refuses the connection: check HTTPS_PROXY and NO_PROXY"
     if found := re.search(r'message: "([^"]+)"', report):

@@ -126,6 +126,9 @@ def _client(name: str, settings: AwsSettings, provider: Provider | None, attempt
         # Other servers have no DNS name per bucket.
         config |= {"endpoint": settings.endpoint, "virtual_hosted_style_request": False}
         options["allow_http"] = settings.endpoint.startswith("http://")
+    if (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).strip() == "*":
+        # To the client, the asterisk means all names of hosts, but no addresses.
+        options |= {"proxy_url": "http://unused.invalid", "proxy_excludes": "*,0.0.0.0/0,::/0"}
     # The SDKs' variable for another metadata service, such as an IPv6 one; the client uses its own.
     if metadata := os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT"):
         config["metadata_endpoint"] = metadata.rstrip("/")
