@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,7 +123,8 @@ def read_object(path: str | Path, what: str) -> dict[str, object]:
 def csv_rows(text: str, where: str) -> Iterator[dict[str, str]]:
     """Rows of a table with a head, by column name; ``,``, ``;``, tab or ``|`` between the cells.
 
-    A first line ``sep=;`` as spreadsheets write it is obeyed. Missing cells are empty.
+    A line ``sep=;`` above the head, as spreadsheets write it, is obeyed, and empty lines there are
+    passed over. Missing cells are empty.
 
     Raises
     ------
@@ -132,10 +134,10 @@ def csv_rows(text: str, where: str) -> Iterator[dict[str, str]]:
     import csv  # not at the top: a worker imports this module and reads no tables
 
     csv.field_size_limit(16 << 20)  # CloudWatch messages are larger than the module's default
+    text, chosen = _without_blank(text), None
     first, _, rest = text.partition("\n")
-    chosen = None
     if first.lower().startswith("sep=") and len(first) >= 5:
-        chosen, text = first[4], rest
+        chosen, text = first[4], _without_blank(rest)
     head = text.partition("\n")[0]
     # Of the head alone: in further lines, commas may be decimal.
     delimiter = chosen or max(_DELIMITERS, key=head.count)
@@ -148,6 +150,11 @@ def csv_rows(text: str, where: str) -> Iterator[dict[str, str]]:
                 yield dict(zip(names, padded, strict=False))
     except csv.Error as error:
         raise BadInputError(f"{where} is not a table: {error}") from error
+
+
+def _without_blank(text: str) -> str:
+    """A table from its first line on in which a cell has anything."""
+    return re.sub(rf"\A(?:[ {_DELIMITERS}]*\n)+", "", text)
 
 
 def decimal(text: str) -> float:

@@ -125,3 +125,48 @@ def test_make_says_which_python_it_needs(tmp_path):
     assert done.returncode != 0
     assert "perseid needs Python >= 3.11" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+REFUSED = """
+import sys
+from perseid.cli import main
+for line in sys.stdin:
+    print(line.strip(), main(line.split()), file=sys.stderr)
+"""
+
+
+def test_folders_that_may_not_be_read_are_sentences_and_notes(tmp_path):
+    """As root, without the capability to read everything: pathlib raises where os.path answers."""
+    if os.geteuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("needs setpriv to take a capability of root away")
+    cai = tmp_path / "cai"
+    shutil.copytree(Path(__file__).parents[1] / "data" / "cai", cai)
+    closed = [cai / "results", cai / "result-partition-100MB" / "1GB" / "2", tmp_path / "no"]
+    closed[-1].mkdir()
+    table = f"table --table runs --format csv {cai}/result-partition-"
+    words = [
+        f"{table}25MB/1GB/1", f"{table}100MB", f"table {tmp_path}/no/x",
+        f"run {tmp_path}/no/r.json", f"run --data {cai} --out {tmp_path}/no/x",
+        f"comm model reduce --constants {tmp_path}/no/x",
+    ]  # fmt: skip
+    lost = "-dac_override,-dac_read_search"
+    user = ["setpriv", f"--bounding-set={lost}", f"--inh-caps={lost}"] if os.geteuid() == 0 else []
+    try:
+        for folder in closed:
+            folder.chmod(0)
+        ended = subprocess.run(
+            [*user, sys.executable, "-c", REFUSED], input="\n".join(words), timeout=120,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        for folder in closed:
+            folder.chmod(0o755)
+    assert ended.returncode == 0, ended.stderr
+    told = ended.stderr.splitlines()
+    assert [line[-1] for line in told if line[:-2] in words] == [*"002222"]
+    rows = ended.stdout.splitlines()
+    assert "41/41" in rows[1]
+    assert f"{cai}/results/total_execution_time.csv cannot be read: Permission denied" in rows[1]
+    (hidden,) = [row for row in rows if "cannot be listed (Permission denied)" in row]
+    assert "INCOMPLETE" in hidden
+    assert sum("11/11" in row for row in rows) == 2

@@ -170,14 +170,15 @@ def test_without_its_metadata_sizes_stand_for_rows(catalogue: Path, tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_of_a_collection_only_the_main_catalogue_is_the_survey(
-    catalogue: Path, tmp_path: Path
+    encoding: str, catalogue: Path, tmp_path: Path
 ) -> None:
     """Its margin repeats objects of the neighboring pixels."""
     for name in ("galaxies", "galaxies_margin"):
         shutil.copytree(catalogue, tmp_path / "all" / name)
-    about = "obs_collection=all\nhats_primary_table_url=galaxies\nall_margins=galaxies_margin\n"
-    (tmp_path / "all" / "collection.properties").write_text(about)
+    about = "hats_primary_table_url=galaxies\nobs_collection=all\nall_margins=galaxies_margin\n"
+    (tmp_path / "all" / "collection.properties").write_text(about, encoding=encoding)
     listing = discover(tmp_path / "all")
     assert listing.layout is Layout.HATS
     assert {info.key.split("/")[0] for info in listing.partitions} == {"galaxies"}

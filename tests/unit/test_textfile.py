@@ -16,12 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perseid import textfile
+from perseid.comm.cost_model import Constants
 from perseid.compat import fmi_config
 from perseid.errors import BadInputError
 from perseid.measure.calibration import Calibration
 from perseid.measure.prices import load_prices
 from perseid.measure.sources.load import load_runs
 from perseid.measure.sources.published import read_times
+from perseid.model.intervals import BESIDE as BESIDE_MODEL
+from perseid.model.intervals import read_calibration
+from perseid.model.signature_files import signature_of
 from perseid.pipeline.request import RunRequest
 from perseid.textfile import csv_rows, decimal, decode, parse_json, read_text
 
@@ -85,6 +89,18 @@ def times(path: Path) -> object:
     return read_times(path)
 
 
+def constants(path: Path) -> object:
+    return Constants.load(path)
+
+
+def signature(path: Path) -> object:
+    return signature_of(path)
+
+
+def intervals(path: Path) -> object:
+    return read_calibration(str(path).removesuffix(BESIDE_MODEL))
+
+
 HISTORY = [
     {"id": 1, "type": "ExecutionStarted", "timestamp": 1e9, "executionStartedEventDetails":
      {"input": '{"result_path": "result-partition-25MB/1GB/é"}'}},
@@ -98,6 +114,11 @@ CALIBRATION = {
     "rows_per_second": 100, "scaling": 1.8, "ready_seconds": 1, "rank_seconds": 1, "base_mb": 100,
     "row_bytes": 20_000, "variation": 0.1, "doubt": 2, "source": "é", "measured": "now",
 }  # fmt: skip
+SIGNATURE = json.dumps(
+    {"name": "é", "inputs": {"i": {"kind": "image", "bands": 3, "size": [8, 8]}},
+     "outputs": {"z": {"kind": "redshift"}}}, ensure_ascii=False)  # fmt: skip
+INTERVALS = {"schema": 1, "model": "m", "objects": 9, "data": "é",
+             "half_width_over_1_plus_z": {"0.68": 0.02}}  # fmt: skip
 FMI = {"backends": {"Direct": {"enabled": True, "host": "é.example.org", "port": 7}}, "model": {}}
 INPUTS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "request": ("r.json", '{"data": "/daté", "results": "/r"}', request),
@@ -105,6 +126,9 @@ INPUTS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "calibration": ("c.json", json.dumps(CALIBRATION, ensure_ascii=False), calibration),
     "FMI configuration": ("f.json", json.dumps(FMI, ensure_ascii=False), configuration),
     "history": ("h.json", json.dumps({"events": HISTORY}, ensure_ascii=False), history),
+    "constants": ("k.json", '{"source": "é", "rates": {"put": 0.5}}', constants),
+    "signature": ("s.json", SIGNATURE, signature),
+    "intervals": (f"m.onnx{BESIDE_MODEL}", json.dumps(INTERVALS, ensure_ascii=False), intervals),
     "log": ("l.log", (CAI / "log_example.txt").read_text() + "é\n", log),
     "records": ("combined_data.json",
                 (CAI / "result-partition-100MB/1GB/1/combined_data.json").read_text(), records),
@@ -224,6 +248,11 @@ def test_tables_come_back_whatever_separates_their_cells(rows: list[list[str]], 
     csv.writer(out, delimiter=mark).writerows([["one", "two", "three"], *rows])
     found = [list(row.values()) for row in csv_rows(out.getvalue(), "x")]
     assert found == [row for row in rows if any(cell.strip() for cell in row)]
+
+
+def test_a_table_may_begin_with_empty_lines() -> None:
+    for begin in ("", "\n\n", " \n;;\n", "\nsep=;\n", "sep=;\n\n"):
+        assert list(csv_rows(begin + "a;b\n1,5;2\n", "x")) == [{"a": "1,5", "b": "2"}]
 
 
 def test_numbers_with_a_comma() -> None:

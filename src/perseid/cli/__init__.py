@@ -118,11 +118,14 @@ def _call(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except BaseException as error:
-        reason = limit_reached(error)
+        reason, status = limit_reached(error), 1
+        # What the system refuses of a file or folder that was named, often a permission.
+        if reason is None and isinstance(error, OSError) and isinstance(error.filename, str):
+            reason, status = f"{error.filename} cannot be used: {error.strerror}", 2
         if reason is None:
             raise
         print(f"perseid: {one_line(reason)}", file=sys.stderr)
-        return 1
+        return status
 
 
 if __name__ == "__main__":

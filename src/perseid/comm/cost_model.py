@@ -15,6 +15,7 @@ from pathlib import Path
 
 from perseid.errors import BadInputError
 from perseid.jsontext import parse_json
+from perseid.textfile import read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,9 @@ class Constants:
             The file cannot be read, names an unknown transport or constant, or has a number that
             makes no sense.
         """
+        text = read_text(path, "the constants")
         try:
-            told = parse_json(Path(path).read_text())
+            told = parse_json(text)
             # "ways" is an older word for transports; files that were written with it stay readable.
             given = told.get("ways", {})
             known = {one.name for one in TRANSPORTS}
@@ -113,9 +115,8 @@ class Constants:
                 raise ValueError(f"no such constants: {', '.join(sorted(unknown))}")
             costs = tuple(_with_given(one, given.get(one.name, {})) for one in TRANSPORTS)
             rates = replace(RATES, **_numbers(told.get("rates", {})))
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            raise BadInputError(f"the constants in {path} cannot be used: {why}") from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise BadInputError(f"the constants in {path} cannot be used: {error}") from error
         return cls(costs, rates, str(told.get("source", path)))
 
     def dump(self, path: str | Path) -> None:

@@ -23,6 +23,7 @@ from perseid.model.outputs import Z_PRED, OutputColumn
 from perseid.plaintext import counted, html_table
 from perseid.science.distributions import conformal_width
 from perseid.storage import Storage
+from perseid.textfile import decode
 
 LEVELS = (0.68, 0.95)
 """Probabilities of the intervals that are calibrated."""
@@ -95,7 +96,7 @@ class IntervalCalibration:
         """Parse a calibration file; raises `BadModelError` naming `where` if the text is not a
         calibration."""
         try:
-            plain = parse_json(text)
+            plain = parse_json(text if isinstance(text, str) else decode(text, "it"))
             given = plain["half_width_over_1_plus_z"]
             widths = {float(level): float(width) for level, width in given.items()}
             whole = all(0 < level < 1 and width > 0 for level, width in widths.items())

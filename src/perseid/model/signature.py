@@ -20,6 +20,7 @@ from perseid.model.outputs import (
     columns_of,
 )
 from perseid.plaintext import counted, html_table
+from perseid.textfile import decode
 
 METADATA_KEY = "perseid.signature"
 """Key of the signature's JSON text in the ONNX file's ``metadata_props``."""
@@ -152,7 +153,8 @@ class ModelSignature:
     ) -> ModelSignature:
         """Parse JSON text; raises `BadModelError` naming `where` if the text is not a signature."""
         try:
-            return cls.from_plain(parse_json(text), where)
+            plain = parse_json(text if isinstance(text, str) else decode(text, "it"))
+            return cls.from_plain(plain, where)
         except (ValueError, TypeError, AttributeError) as error:
             raise BadModelError(f"{where} cannot be read: {error}") from error
 

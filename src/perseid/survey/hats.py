@@ -15,6 +15,7 @@ from perseid.errors import PerseidError
 from perseid.storage import Storage
 from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.votable_header import votable_fields
+from perseid.textfile import csv_rows, decode
 
 _FILE = r"(?:dataset/)?Norder=(\d+)/Dir=\d+/Npix=(\d+)(?:\.parquet|/[^/]+\.parquet)"
 _PIXEL = re.compile(_FILE)
@@ -106,14 +107,12 @@ def common_fields(storage: Storage, key: str) -> Mapping[str, ColumnSpec]:
 def _of_table(storage: Storage, prefix: str, keys: Sequence[str]) -> dict[str, int]:
     """Count rows from ``partition_info.csv``, which lists rows per pixel: for pixels of a single
     file."""
-    import csv
-
     try:
-        lines = storage.get(prefix + _INFO).decode().splitlines()
+        text = decode(storage.get(prefix + _INFO), _INFO)
         table = [
-            ((row["Norder"], row["Npix"]), int(row["num_rows"])) for row in csv.DictReader(lines)
+            ((row["Norder"], row["Npix"]), int(row["num_rows"])) for row in csv_rows(text, _INFO)
         ]
-    except (PerseidError, ValueError, KeyError, TypeError, UnicodeDecodeError):
+    except (PerseidError, ValueError, KeyError, TypeError):
         return {}
     rows, found = dict(table), dict[str, int]()
     for key in keys:
@@ -148,7 +147,7 @@ def _of_metadata(storage: Storage, prefix: str) -> dict[str, int]:
 def _properties(storage: Storage, key: str) -> dict[str, str]:
     """Parse a file of ``name=value`` lines; empty if it cannot be read."""
     try:
-        lines = storage.get(key).decode("utf-8", "replace").splitlines()
+        lines = decode(storage.get(key), key).splitlines()
     except PerseidError:
         return {}
     pairs = (line.partition("=") for line in lines if not line.lstrip().startswith("#"))

@@ -115,6 +115,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(["-" * len(bar), line(head), bar, *map(line, rows), "-" * len(bar)]) + "\n"
 
 
+def untitled(given: Sequence[Event]) -> str:
+    """The table that the command line draws of two values of each event, without their names."""
+    rows = [f"|  {e.ms} |  {one_line(e)}  |" for e in given]
+    return "\n".join(["-" * 40, "|  FilterLogEvents  |", "+-----+-----+", *rows, "+-----+-----+\n"])
+
+
 def as_csv(head: Sequence[str], rows: Sequence[Sequence[object]], delimiter: str = ",") -> str:
     out = io.StringIO()
     csv.writer(out, delimiter=delimiter, lineterminator="\r\n").writerows([head, *rows])
@@ -153,12 +159,20 @@ SHAPES: dict[str, tuple[str, Shape]] = {
     "--query events[].message": (".json", lambda g: json.dumps([e.message for e in g])),
     "--query events[].[timestamp,message]": (
         ".json", lambda g: json.dumps([[e.ms, e.message] for e in g])),
+    "the same as text": (".txt", lambda g: "".join(f"{e.ms}\t{e.message}\n" for e in g)),
+    "the same as a table": (".txt", lambda g: untitled(g)),
+    "filter-log-events, yaml-stream": (".yaml", lambda g: yaml.safe_dump([filtered(g)])),
     "events by line": (".jsonl", lambda g: "".join(
         json.dumps(api(e, logStreamName=e.stream)) + "\n" for e in g)),
     "tail": (".log", lambda g: "".join(
         f"{e.time[:-1]}000+00:00 {e.stream} {e.message.rstrip()}\n" for e in g)),
     "tail, short": (".log", lambda g: "".join(f"{e.time[:-5]} {e.message.rstrip()}\n" for e in g)),
     "tail, json": (".log", indented),
+    "tail, in color": (".log", lambda g: "".join(
+        f"\x1b[32m{e.time[:-1]}000+00:00\x1b[0m \x1b[36m{e.stream}\x1b[0m {e.message.rstrip()}\n"
+        for e in g)),
+    "tail, short, in color": (".log", lambda g: "".join(
+        f"\x1b[32m{e.time[:-5]}\x1b[0m {e.message.rstrip()}\n" for e in g)),
     "get-query-results": (".json", lambda g: json.dumps({"status": "Complete", "results": [
         [{"field": k, "value": v} for k, v in row.items()] for row in insights(g)]})),
     "console: log events, CSV": (

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 
 from perseid.cli import main
 from perseid.errors import BadInputError
@@ -106,6 +107,26 @@ def test_times_in_all_forms() -> None:
 def test_what_is_no_history(text: str) -> None:
     with pytest.raises(BadInputError, match="history"):
         history_of(document(text, "x.json"))
+
+
+ALL = distributed()
+SHAPES = {
+    "answer": json.dumps({"events": ALL}),
+    "events alone": json.dumps(ALL),
+    "the last first": json.dumps({"events": ALL[::-1]}),
+    "two pages": json.dumps({"events": ALL[:5]}) + "\n" + json.dumps({"events": ALL[5:]}),
+    "pages in a list": json.dumps([{"events": ALL[:5], "nextToken": "x"}, {"events": ALL[5:]}]),
+    "yaml": yaml.safe_dump({"events": ALL}),
+    "yaml, events alone": yaml.safe_dump(ALL),
+    "yaml-stream": yaml.safe_dump([{"events": ALL[:5]}, {"events": ALL[5:]}]),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_of_a_history_says_the_same(shape: str, tmp_path: Path) -> None:
+    (tmp_path / "history").write_text(SHAPES[shape])
+    (run,) = load_runs([str(tmp_path / "history")])
+    assert (run.whole.seconds, run.map.seconds, run.partition) == (60.5, 50, "75MB")
 
 
 def test_the_sample_log_with_an_execution(cai: Path, tmp_path: Path, capsys) -> None:

@@ -27,11 +27,15 @@ class Document:
 
     @property
     def events(self) -> list[object]:
-        """The events, if the file is one list of events or an object with one; otherwise empty."""
-        if self.values is None or len(self.values) != 1:
+        """The events, if the file is one list of events or answers with one each; otherwise
+        empty."""
+        values = self.values or ()
+        if len(values) == 1 and isinstance(values[0], list):
+            return list(values[0])
+        pages = [Fields(value) for value in values]
+        if not all("events" in page for page in pages):
             return []
-        value = self.values[0]
-        return list(value) if isinstance(value, list) else Fields(value).items("events")
+        return [event for page in pages for event in page.items("events")]
 
     @property
     def is_history(self) -> bool:
@@ -65,7 +69,15 @@ def document(text: str, source: str) -> Document:
     # YAML only after JSON: every JSON text is YAML, too, but takes far longer to parse that way.
     if values is None:
         values = yaml_values(text, source)
-    return Document(source, text, None if values is None else tuple(values))
+    return Document(source, text, None if values is None else tuple(_pages(values)))
+
+
+def _pages(values: list[object]) -> list[object]:
+    """Values of a file; those of a list of answers (``--output yaml-stream``) one by one."""
+    first = values[0] if len(values) == 1 else None
+    if isinstance(first, list) and first and all("events" in Fields(item) for item in first):
+        return first
+    return values
 
 
 def json_values(text: str) -> list[object] | None:

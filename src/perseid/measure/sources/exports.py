@@ -20,13 +20,22 @@ from perseid.measure.sources.streams import LogEvent, trace
 from perseid.textfile import csv_rows
 
 _YAML = re.compile(
-    r"^(?:---\n)?(?:events|results|searchedLogStreams|next\w*Token):\s", re.MULTILINE
+    r"^(?:- )?(?:events|results|searchedLogStreams|next\w*Token):\s"
+    r"|\A\s*(?:---\n)?- (?:timestamp|type|id|eventId|logStreamName|ingestionTime|message"
+    r"|previousEventId|\w+EventDetails):\s",
+    re.MULTILINE,
 )
+"""Answers with events, or at the beginning of the text a list of events alone."""
 _TEXT_EVENT = re.compile(
     r"^EVENTS\t(?:\d{20,}\t)?\d{13}\t(?:(\S*\[\S+)\t)?(.*?)\t(\d{13})$", re.MULTILINE | re.DOTALL
 )
 """An event of ``--output text``: values in the order of their keys' names. The message may contain
 tabs and line breaks."""
+_SELECTED = re.compile(r"^(\d{13})\t(.*?)(?=\n\d{13}\t|\Z)", re.MULTILINE | re.DOTALL)
+"""An event of ``--query 'events[].[timestamp,message]' --output text``."""
+_SELECTED_ROW = re.compile(r"\|\s*\d{13}\s*\|")
+"""Beginning of a row in the table of the same; it has no head."""
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _TAIL = re.compile(r"^(\d{4}-\d\d-\d\dT\S+) (\d{4}/\d\d/\d\d/\S*\[[^\]\s]+\]\S+) (.*)$", re.DOTALL)
 """A line of ``aws logs tail``: time, stream, message."""
 _MESSAGE = ("message", "@message")
@@ -67,11 +76,15 @@ def read_log_text(text: str, values: Sequence[object] | None, source: str) -> Lo
     # JSON needs no guessing; all other forms are told by their first lines.
     if values is not None:
         return LogText(events=tuple(_of_values(values)))
+    text = _COLOR.sub("", text)  # of `aws logs tail --color on`
     head = text.lstrip()[:_MAX_HEAD].split("\n")[:_HEAD_LINES]
     if head[0].startswith("EVENTS\t"):
         found = _TEXT_EVENT.finditer(text)
         return LogText(events=tuple(LogEvent(m[1] or "", _time(m[3]), m[2]) for m in found))
-    if any(line.lstrip().startswith("|") and _is_head(line) for line in head):
+    if _SELECTED.match(text):
+        found = _SELECTED.finditer(text)
+        return LogText(events=tuple(LogEvent("", _time(m[1]), m[2]) for m in found))
+    if any(_is_row_of_table(line) for line in head):
         return LogText(events=tuple(_of_rows(_table_rows(text))))
     # A CSV file for spreadsheets may begin with a line that names its separator.
     if _is_head(head[0]) or (head[0].lower().startswith("sep=") and _is_head("".join(head[1:2]))):
@@ -196,6 +209,12 @@ def _is_head(line: str) -> bool:
     return bool(names & set(_MESSAGE)) and bool(names & {*_TIME, *_STREAM, "@ptr"})
 
 
+def _is_row_of_table(line: str) -> bool:
+    """Whether a line is the head of a drawn table of log events, or a row of one without a head."""
+    line = line.lstrip()
+    return line.startswith("|") and (_is_head(line) or _SELECTED_ROW.match(line) is not None)
+
+
 def _table_rows(text: str) -> Iterator[dict[str, str]]:
     """Rows of a table that is drawn with ``|``, ``-`` and ``+``; cells may contain line breaks."""
     names: list[str] = []
@@ -204,9 +223,11 @@ def _table_rows(text: str) -> Iterator[dict[str, str]]:
         if not inner.strip("-+:| "):
             continue
         if not names:
-            cells = [cell.strip() for cell in inner.split("|")]
-            names = cells if _is_head(line) else []
-            continue
+            if not _SELECTED_ROW.match(line.lstrip()):
+                cells = [cell.strip() for cell in inner.split("|")]
+                names = cells if _is_head(line) else []
+                continue
+            names = ["timestamp", "message"]
         # Cells after the message are counted from the end, because the message may contain the
         # separator.
         last = len(names) - 1 - next(i for i, name in enumerate(names) if name in _MESSAGE)

@@ -27,6 +27,7 @@ from perseid.measure.sources.published import combined_run, time_tables
 from perseid.measure.sources.run_objects import read_json, read_stored
 from perseid.pipeline import layout
 from perseid.storage import Storage
+from perseid.storage.listing import scan
 from perseid.survey import natural_key
 from perseid.textfile import decode, is_there
 
@@ -137,7 +138,11 @@ def _runs_of(
 
 
 def _load_tree(store: Storage, options: LoadOptions) -> Iterator[MeasuredRun]:
-    keys = {info.key for info in store.list()}
+    found = scan(store)
+    keys = {info.key for info in found.objects}
+    hidden = [one for one in found.skipped if one.reason.startswith("cannot be ")]
+    if hidden and not keys:
+        raise StorageError(f"{store.where(hidden[0].key)} {hidden[0].reason}")
     homes = {
         key.rpartition("/")[0]
         for key in keys
@@ -155,6 +160,10 @@ def _load_tree(store: Storage, options: LoadOptions) -> Iterator[MeasuredRun]:
                 raise
             name = store.where(home)
             yield MeasuredRun(name, complete=False, notes=(f"it cannot be read: {error}",))
+    # There may be runs in what cannot be read: the table must not look whole.
+    for one in hidden:
+        why = f"it {one.reason}: there may be runs in it"
+        yield MeasuredRun(store.where(one.key), complete=False, notes=(why,))
     # Plain log files count only if the folder contains no run: a run's own logs are read with it.
     if not homes:
         yield from _load_logs(store, keys, options)

@@ -118,13 +118,14 @@ def time_tables(source: str) -> TimeTables:
     found: list[Mapping[TimeKey, Times]] = []
     notes: list[str] = []
     for name in TIME_TABLES:
-        path = _above(Path(source).absolute(), name)
-        if path is None:
-            continue
         try:
-            found.append(read_times(path))
+            path = _above(Path(source).absolute(), name)
+            if path is not None:
+                found.append(read_times(path))
         except BadInputError as error:
             notes.append(str(error))
+        except OSError as error:  # its folder cannot be looked into
+            notes.append(f"{error.filename} cannot be read: {error.strerror}")
     return TimeTables(tuple(found), tuple(notes))
 
 
