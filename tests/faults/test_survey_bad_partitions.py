@@ -333,3 +333,85 @@ def test_an_object_replaced_while_it_is_read(s3, make_cutouts) -> None:
             writer.write(make_cutouts(1500, seed=1))
         with pytest.raises(StorageError, match=r"1\.pt was replaced while it was being read"):
             list(blocks)
+
+
+def header(**cards: object) -> bytes:
+    """A FITS header with these cards."""
+    lines = [f"{keyword:<8}= {value!s:>20}".ljust(80) for keyword, value in cards.items()]
+    text = "".join([*lines, "END".ljust(80)])
+    return text.ljust(-(-len(text) // 2880) * 2880).encode()
+
+
+PRIMARY: dict[str, object] = {"SIMPLE": "T", "BITPIX": 8, "NAXIS": 0}
+TABLE: dict[str, object] = {
+    "XTENSION": "'BINTABLE'", "BITPIX": 8, "NAXIS": 2, "NAXIS1": 8, "NAXIS2": 4, "PCOUNT": 0,
+    "GCOUNT": 1, "TFIELDS": 1, "TTYPE1": "'x'", "TFORM1": "'2E'",
+}  # fmt: skip
+STATED = {
+    "columns": header(**PRIMARY) + header(**TABLE | {"TFIELDS": 10**9}),
+    "fewer than no columns": header(**PRIMARY) + header(**TABLE | {"TFIELDS": -1}),
+    "columns in words": header(**PRIMARY) + header(**TABLE | {"TFIELDS": "'many'"}),
+    "axes of the first image": header(**PRIMARY | {"NAXIS": 10**9}),
+    "axes of a later image": header(**PRIMARY)
+    + header(XTENSION="'IMAGE   '", BITPIX=8, NAXIS=10**9),
+    "axes of a compressed image": header(**PRIMARY)
+    + header(**TABLE, ZIMAGE="T", ZBITPIX=8, ZNAXIS=10**9, ZCMPTYPE="'GZIP_1'"),
+    "a header without end": header(**PRIMARY)[:-2880] + b"SIMPLE  =".ljust(20 << 20),
+    "a heap that ends at the header": header(**PRIMARY) + header(**TABLE | {"PCOUNT": -32 - 2880}),
+    "a negative axis": header(**PRIMARY | {"NAXIS": 1}, NAXIS1=-2880),
+    "four negative axes": header(
+        SIMPLE="T", BITPIX=-32, NAXIS=4, NAXIS1=-8, NAXIS2=-8, NAXIS3=-5, NAXIS4=-4
+    ),
+}
+"""Files of a few kilobytes whose headers state what no FITS file has, by what it is."""
+
+
+def test_fits_headers_that_would_never_end_are_refused_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("astropy")
+    for what, text in STATED.items():
+        (tmp_path / f"{what}.fits").write_bytes(text + bytes(2880))
+    said = limited("".join(READ.format(name=f"{what}.fits") for what in STATED), tmp_path)
+    refused_files = [line.partition(".fits is corrupt: ")[0] for line in said.splitlines()]
+    assert [Path(file).name for file in refused_files] == [*STATED]
+
+
+def test_small_files_that_claim_to_be_large_cost_no_memory(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    pa = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    for name, shape, dtype in (
+        ("width", (4, 10**8), "S8"),
+        ("rows", (10**9, 5), "S8"),
+        ("text", (10**8, 5), h5py.string_dtype()),
+        ("length", (4, 5), "S100000000"),
+    ):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["image"], file["magnitude"] = IMAGE, MAGNITUDE
+            chunks = tuple(min(size, 10**6) for size in shape) if shape[0] > 4 else (1, 5)
+            file.create_dataset("image_band", shape, dtype, chunks=chunks, compression="gzip")
+    with h5py.File(tmp_path / "never written.h5", "w") as file:
+        file.create_dataset("image", (10**7, 5, 32, 32), "f4", chunks=(1, 5, 32, 32))
+        file.create_dataset("magnitude", (10**7, 5), "f4", chunks=(10**5, 5))
+    pixels = pa.ListArray.from_arrays(
+        pa.array([0, 25 << 20], pa.int32()), pa.array(np.zeros(25 << 20, np.float32))
+    )
+    table = pa.table({"image": pixels, "magnitude": pa.array([[1.0] * 5])})
+    pa.parquet.write_table(table, tmp_path / "list.parquet", compression="zstd")
+    with zipfile.ZipFile(tmp_path / "nested.npz", "w") as archive:
+        archive.writestr("image.npy", b"\x93NUMPY\x01\x00\x76\x00" + b"(" * 118)
+        archive.writestr("magnitude.npy", b"")
+    names = [path.name for path in sorted(tmp_path.iterdir())]
+    said = limited("".join(BANDS.format(name=name) for name in names), tmp_path).splitlines()
+    assert [Path(line.split(":")[0].split(" is ")[0]).name for line in said] == names
+
+
+BANDS = """
+from perseid.errors import BadPartitionError
+from perseid.storage import Storage
+from perseid.survey import open_partition
+try:
+    with open_partition(Storage("."), {name!r}) as reader:
+        print(reader.bands)
+except BadPartitionError as error:
+    print(error)
+"""

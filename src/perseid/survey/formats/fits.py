@@ -25,6 +25,7 @@ from perseid.survey.content import join
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.file_columns import Columns, as_cutouts, as_dict, check_columns
 from perseid.survey.file_table import Table, Writer
+from perseid.survey.formats.fits_headers import check_first, checked_hdus
 from perseid.survey.formats.fits_images import ImageTable, image_hdu
 from perseid.survey.names import FURTHER
 from perseid.survey.picking import pick_columns, unused_names, without_strangers
@@ -45,6 +46,7 @@ def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever astropy only warns about is checked below
+            check_first(fits, source)
             hdus = fits.open(SourceFile(source), memmap=False, lazy_load_hdus=True)
             table = _find(fits, hdus, source, options)
             # Rows of a table are read directly from the bytes; only images need astropy afterwards.
@@ -70,13 +72,15 @@ def _astropy() -> Any:
     return fits
 
 
-def _find(fits: Any, hdus: Any, source: ByteSource, options: ReadOptions) -> Table:
-    for hdu in hdus:
+def _find(fits: Any, opened: Any, source: ByteSource, options: ReadOptions) -> Table:
+    hdus = []
+    for hdu in checked_hdus(fits, opened, source):
+        hdus.append(hdu)
         if _is_table(fits, hdu):
             used = _used(hdu, source, options)
             if "image" in used or (used and not options.needs_image):
                 return _of_table(hdu, source, used, options)
-    return _of_image(fits, hdus, source, options)
+    return _of_image(fits, opened, hdus, source, options)
 
 
 def _is_table(fits: Any, hdu: Any) -> bool:
@@ -123,7 +127,9 @@ def _of_table(hdu: Any, source: ByteSource, used: dict[str, str], options: ReadO
     return table
 
 
-def _of_image(fits: Any, hdus: Any, source: ByteSource, options: ReadOptions) -> Table:
+def _of_image(
+    fits: Any, opened: Any, hdus: list[Any], source: ByteSource, options: ReadOptions
+) -> Table:
     """Read cutouts from an image HDU, and their columns from a table with the same number of
     rows."""
     image = image_hdu(fits, hdus)
@@ -135,14 +141,14 @@ def _of_image(fits: Any, hdus: Any, source: ByteSource, options: ReadOptions) ->
     rows = 1 if len(image.shape) == 3 else image.shape[0]
     table = next((h for h in hdus if _is_table(fits, h) and h.header["NAXIS2"] == rows), None)
     if table is None:
-        return ImageTable(source, hdus, image, {}, {}, options)
+        return ImageTable(source, opened, image, {}, {}, options)
     used = _used(table, source, options)
     used.pop("image", None)
     columns = _of_table(table, source, used, replace(options, needs_image=False))
     read = columns.read(0, rows)
     small = {name: array for name, array in as_dict(read).items() if name != "image"}
     small |= {f"{FURTHER}{name}": array for name, array in read.further.items()}
-    found = ImageTable(source, hdus, image, small, used, options)
+    found = ImageTable(source, opened, image, small, used, options)
     found.unused, found.described = columns.unused, columns.described
     return found
 

@@ -8,6 +8,7 @@ file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadPartitionError, NotInstalledError, PerseidError
 from perseid.libraries import library_error
+from perseid.plaintext import counted
 from perseid.survey.bytesource import LARGEST_READ, ByteSource, SourceFile, corrupt
 from perseid.survey.column_spec import ColumnSpec, described
 from perseid.survey.content import LONGEST_TEXT, TEXT
@@ -31,6 +33,13 @@ BANDS = "image_band"
 """Dataset with the names of the bands of each image."""
 _TEXTS = 64
 """Texts to read at once."""
+_NAMES = 320
+"""Names of bands to read at once, if they are of any length."""
+_MOST_BANDS, _MOST_NAMES = 256, 1 << 18
+"""Most names of bands that an image may have, and that a chunk may hold if they are of any
+length."""
+_MOST_RATIO = 10_000
+"""Most bytes of a large dataset for each byte that the file holds; gzip reaches 1,032."""
 
 
 def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
@@ -73,15 +82,49 @@ def _bands(h5py: Any, file: Any, where: str, sources: Mapping[str, str]) -> tupl
     dataset = file[BANDS]
     if dataset.ndim != 2 or not dataset.size or not h5py.check_string_dtype(dataset.dtype):
         return ()
-    rows = np.unique(dataset[:], axis=0) if dataset.dtype.kind == "S" else dataset.asstr()[:]
-    if (rows != rows[0]).any():
-        raise BadPartitionError(
-            f"{where}: its rows have different bands, or in different orders: write rows of the "
-            "same bands into one file"
-        )
+    _check_names(dataset, f"{where}: {BANDS}")
+    names = _names(dataset, 0, 1)[0]
+    # Text a few rows at a time: many rows may refer to one long text that the file stores once.
+    step = max(1, (_NAMES if dataset.dtype.kind == "O" else _MOST_NAMES) // len(names))
+    for at in range(0, len(dataset), step):
+        if (_names(dataset, at, at + step) != names).any():
+            raise BadPartitionError(
+                f"{where}: its rows have different bands, or in different orders: write rows of "
+                "the same bands into one file"
+            )
     return tuple(
-        one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in rows[0]
+        one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in names
     )
+
+
+def _check_names(dataset: Any, place: str) -> None:
+    """Refuse names of bands that are none, or so many in a chunk that reading them takes hours or
+    more memory than a worker has."""
+    length, chunk = dataset.dtype.itemsize, math.prod(dataset.chunks or (1,))
+    most = _MOST_NAMES if dataset.dtype.kind == "O" else 16 * _MOST_NAMES
+    if dataset.shape[1] > _MOST_BANDS or length > LONGEST_TEXT or chunk > most:
+        raise BadPartitionError(
+            f"{place} has {counted(dataset.shape[1], 'name')} of {length:,} bytes for each image, "
+            f"{chunk:,} in a chunk: at most {_MOST_BANDS} of {LONGEST_TEXT} bytes, and {most:,} in "
+            "a chunk, are read"
+        )
+    _check_stored(dataset, place)
+
+
+def _names(dataset: Any, start: int, stop: int) -> NDArray[Any]:
+    """Names of the bands of some rows: bytes, or text."""
+    rows = dataset[start:stop] if dataset.dtype.kind == "S" else dataset.asstr()[start:stop]
+    return np.asarray(rows)
+
+
+def _check_stored(dataset: Any, place: str) -> None:
+    """Refuse a large dataset of which the file holds next to nothing: it was never written, and a
+    file of a few kilobytes would keep a run busy for days."""
+    size, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
+    if size > LARGEST_READ and size > _MOST_RATIO * stored:
+        raise BadPartitionError(
+            f"{place} has {size:,} bytes, of which the file holds {stored:,}: it was never written"
+        )
 
 
 def create(path: Path, columns: Columns) -> Writer:
@@ -138,6 +181,7 @@ def _datasets(h5py: Any, file: Any, where: str, sources: Mapping[str, str]) -> d
         # choose.
         if dataset.external or dataset.is_virtual or dataset.shape is None:
             raise BadPartitionError(f"{where}: {key} lies in another file or is empty")
+        _check_stored(dataset, f"{where}: {key}")
         _check_filters(h5py, dataset, f"{where}: {key}")
         found[name] = dataset
     return found

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -118,7 +119,14 @@ def _member(archive: ZipArchive, entry: Entry) -> _Member:
         shape, fortran, dtype = read(head, max_header_size=_LONGEST_HEADER)
     except PerseidError:
         raise
-    except (ValueError, TypeError, SyntaxError, RecursionError, *STREAM_ERRORS) as error:
+    except (
+        ValueError,
+        TypeError,
+        SyntaxError,
+        RecursionError,
+        TokenError,
+        *STREAM_ERRORS,
+    ) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadPartitionError(f"{where} is not an array: {first}") from error
     if dtype.hasobject or dtype.names is not None:

@@ -187,10 +187,14 @@ class _Groups(Table):
             batch_size=1, columns=[self._fields[name].path], use_threads=False
         ):
             lengths: list[int] = []
-            value = self._fields[name].values(batch).to_pylist()[0]
-            while isinstance(value, list) and len(lengths) < depth:
-                lengths.append(len(value))
-                value = next((entry for entry in value if entry is not None), None)
+            values = self._fields[name].values(batch)
+            # Not as Python objects: one list of a gigabyte would take sixteen.
+            while len(lengths) < depth:
+                entry = next((entry for entry in values if entry.is_valid), None)
+                values = getattr(getattr(entry, "value", entry), "values", None)
+                if values is None:
+                    break
+                lengths.append(len(values))
             if len(lengths) == depth:
                 return tuple(lengths)
         return (1,) * depth  # there are no rows, or none has a value
