@@ -41,7 +41,7 @@ class ColumnSpec:
     description: str = ""
     """Free text; empty if the file does not say."""
     stored: str = field(default="", compare=False, metadata={"written": False})
-    """The file's own type, such as ``uint8`` where `kind` is ``int32``; empty where it is not
+    """The file's own type, such as ``uint8`` where `kind` is ``int32``; empty if it is not
     known. Not written to the store."""
 
     @property
