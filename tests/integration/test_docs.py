@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -29,15 +32,25 @@ def run_page(page: Path, folder: Path) -> None:
     # A reader's machine: nothing of the servers that other tests have started.
     machine = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", script_of(page)],
-        cwd=folder,
-        env={**machine, "PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=880,
-    )
-    assert done.returncode == 0, f"{page.name}:\n{done.stdout}\n{done.stderr}"
+    temporary = TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True)  # a short path
+    with (
+        temporary as short,
+        subprocess.Popen(
+            ["bash", "-c", script_of(page)],
+            cwd=folder,
+            env={**machine, "PATH": path, "TMPDIR": short},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        ) as shell,
+    ):
+        try:
+            out, err = shell.communicate(timeout=880)
+        finally:  # servers that a page started end with it, also where it was cut off
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+    assert shell.returncode == 0, f"{page.name}:\n{out}\n{err}"
 
 
 MADE = re.compile(
