@@ -293,6 +293,33 @@ def test_a_time_limit_that_is_none_is_a_sentence(tmp_path: Path, limit: object):
         load(tmp_path / "fmi.json", 128)
 
 
+@pytest.mark.parametrize(
+    ("direct", "server"),
+    [
+        ({"host": "::1"}, "[::1]:10000"), ({"host": "[::1]", "port": 7}, "[::1]:7"),
+        ({"host": "a.example", "port": None}, "a.example:10000"),
+        ({"enabled": 1}, "rendezvous.invalid:10000"),
+        ({"enabled": "1"}, "rendezvous.invalid:10000"),
+    ],
+)  # fmt: skip
+def test_the_server_is_read_as_fmi_reads_it(tmp_path: Path, direct: dict, server: str):
+    config = {"backends": {"Direct": SERVER | direct}}
+    (tmp_path / "fmi.json").write_text(json.dumps(config))
+    assert load(tmp_path / "fmi.json", 128).rendezvous == server
+
+
+@pytest.mark.parametrize("value", [1, 1.5, True, [1], {"a": 1}])
+@pytest.mark.parametrize(
+    ("backend", "name"), [("Direct", "host"), ("S3", "bucket_name"), ("S3", "s3_region")]
+)
+def test_what_must_be_text_is_no_number(tmp_path: Path, backend: str, name: str, value: object):
+    """1 as the host would be the address 0.0.0.1, and [1] as well."""
+    part = {"enabled": True, "host": "a", "bucket_name": "b", name: value}
+    (tmp_path / "fmi.json").write_text(json.dumps({"backends": {backend: part}}))
+    with pytest.raises(BadInputError, match=f"'{name}' in the FMI configuration must be a text"):
+        load(tmp_path / "fmi.json", 128)
+
+
 def test_a_rank_that_never_comes_ends_the_call_at_the_configurations_limit(tmp_path: Path):
     with EmbeddedServer() as server:
         host, _, port = server.address.partition(":")

@@ -71,9 +71,9 @@ def load(path: str | Path, faas_memory: int, rendezvous: str | None = None) -> F
     # FMI's time-outs are in milliseconds, and 0 means that none is set.
     waits = [_number(one, "max_timeout", 0.0) for one in (direct, s3) if one]
     return FmiConfig(
-        rendezvous=f"{direct['host']}:{direct.get('port', 10000)}" if direct else None,
+        rendezvous=_server(direct) if direct else None,
         bucket=_bucket(s3) if s3 else None,
-        region=None if s3.get("s3_region") is None else str(s3["s3_region"]),
+        region=_text(s3, "s3_region") or None,
         deadline=max([*waits, 1.0]) * MILLISECOND if any(waits) else 60.0,
         transports=_transports(bool(direct), bool(s3), model),
         rates=_rates(model, faas_memory),
@@ -94,19 +94,34 @@ def _backend(backends: Mapping[str, object], name: str) -> Mapping[str, object]:
     needed = "host" if name == "Direct" else "bucket_name"
     if not _true(found.get("enabled", False)):
         return {}
-    if not found.get(needed):
+    if not _text(found, needed):
         raise BadInputError(f"the backend {name} of the FMI configuration needs {needed!r}")
     return found
 
 
 def _true(value: object) -> bool:
-    # Accepted as JSON and as text.
-    return value is True or str(value).lower() == "true"
+    # Accepted as JSON and as text; FMI's own parser takes 1 as well.
+    return value is True or str(value).strip().lower() in ("true", "1")
+
+
+def _server(direct: Mapping[str, object]) -> str:
+    host, port = _text(direct, "host").strip(), direct.get("port")
+    # An IPv6 address without brackets would swallow the port.
+    if host.count(":") > 1 and not host.startswith("["):
+        host = f"[{host}]"
+    return f"{host}:{10000 if port is None else port}"
+
+
+def _text(told: Mapping[str, object], name: str) -> str:
+    value = told.get(name)
+    if value is not None and not isinstance(value, str):
+        raise BadInputError(f"{name!r} in the FMI configuration must be a text, not {value!r}")
+    return value or ""
 
 
 def _bucket(s3: Mapping[str, object]) -> str:
     # A path or URL is accepted in addition to a name, for tests and other stores.
-    name = str(s3["bucket_name"])
+    name = _text(s3, "bucket_name")
     return name if "://" in name or name.startswith("/") else f"s3://{name}"
 
 
