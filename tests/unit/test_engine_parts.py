@@ -351,14 +351,17 @@ def test_progress_without_a_terminal_is_plain_lines():
     assert "\x1b" not in stream.getvalue()
 
 
-def test_quiet_progress_says_only_what_went_wrong():
+def test_quiet_progress_says_only_what_went_wrong_and_notes():
     stream = io.StringIO()
     with RunProgress(stream, quiet=True) as progress:
+        progress(StageEvent("initialize", "in 1.pt the column redshift is Z"))
         progress(StageEvent("map"))
         for event in events_of_a_run():
             progress(event)
         progress(RankEvent(1, RankState.FAILED, 2, message="it broke"))
-    assert stream.getvalue() == "rank 1, attempt 2: it broke; it has failed\n"
+    assert stream.getvalue() == (
+        "in 1.pt the column redshift is Z\nrank 1, attempt 2: it broke; it has failed\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ class RunProgress:
     stream
         Usually stderr, so that stdout contains results only. A terminal gets a live bar.
     quiet
-        Report only problems.
+        Report only problems and notes.
     """
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
