@@ -7,6 +7,7 @@ a library that it needs is missing on this system. "Install it" would be wrong a
 from __future__ import annotations
 
 import errno
+import sys
 from contextlib import suppress
 
 from perseid.errors import NotInstalledError
@@ -66,6 +67,12 @@ def limit_reached(error: BaseException) -> str | None:
     if _NO_THREAD in str(error) or panic:
         return f"{_LIMITS[errno.EAGAIN]}{_allowed()}: raise the limit (`ulimit -v, ulimit -u`)"
     return None
+
+
+def not_started(error: OSError) -> str:
+    """Say that no further process of this Python can be started, and why."""
+    reason = limit_reached(error) or f"{error.strerror}; check that you may run it"
+    return f"no further process of {sys.executable} can be started: {reason}"
 
 
 def _load_failure(error: ImportError | SyntaxError) -> str:

@@ -17,8 +17,9 @@ from dataclasses import asdict, replace
 from perseid.engines import memory
 from perseid.engines.worker_command import worker_environment
 from perseid.engines.worker_messages import WorkerSetup, from_text, to_text
-from perseid.errors import BadInputError, BadModelError, PerseidError
+from perseid.errors import BadInputError, BadModelError, PerseidError, RunError
 from perseid.jsontext import parse_json
+from perseid.libraries import not_started
 from perseid.measure.calibration import Pace
 from perseid.pipeline.items import WorkItem
 
@@ -67,6 +68,8 @@ def measure(item: WorkItem, threads: int, *, batch: int = BATCH, seconds: float 
     ------
     BadModelError
         The model cannot be loaded, or no answer came within two minutes.
+    RunError
+        No process can be started.
     """
     # A separate process, so that the model and its threads do not stay in this one.
     setup = WorkerSetup(item, threads, TIMEOUT, time.time())
@@ -83,6 +86,8 @@ def measure(item: WorkItem, threads: int, *, batch: int = BATCH, seconds: float 
             env=worker_environment(threads),
             check=False,
         )
+    except OSError as error:
+        raise RunError(not_started(error)) from error
     except subprocess.TimeoutExpired as error:
         raise BadModelError(
             f"the model {item.model_url} did not answer in {TIMEOUT:.0f} s"

@@ -20,6 +20,7 @@ from perseid.engines.local.scratch import ScratchFolder
 from perseid.engines.message_stream import MessageStream
 from perseid.engines.worker_messages import WorkerSetup
 from perseid.errors import RunError
+from perseid.libraries import not_started
 
 OUTPUT_LIMIT = 1024 * 1024
 """Maximum output of an attempt that its log keeps, in bytes; the rest is counted and dropped."""
@@ -34,7 +35,7 @@ KILL_SECONDS = 30.0
 class Reaper:
     """A process that cleans up if this one dies. See `perseid.engines.local.reaper`.
 
-    Raises `RunError` if no temporary folder can be created.
+    Raises `RunError` if no temporary folder can be created, or no process started.
     """
 
     def __init__(self) -> None:
@@ -50,12 +51,17 @@ class Reaper:
         program = Path(__file__).with_name("reaper.py")
         # In a session of its own, so that Ctrl-C in the terminal does not end it before the
         # workers; isolated (-I -S), so that no user's site-packages can break it.
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(program), str(self.folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(program), str(self.folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self._scratch.release()
+            raise RunError(not_started(error)) from error
 
     def add(self, group: int) -> None:
         """Have a process group killed if this process dies."""

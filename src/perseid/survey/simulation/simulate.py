@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from perseid import __version__
 from perseid.errors import AlreadyExistsError, BadInputError, RunError
+from perseid.libraries import not_started
 from perseid.storage import Storage
 from perseid.survey.cutouts import UGRIZ, Cutouts
 from perseid.survey.discovery import first_key
@@ -217,11 +218,11 @@ def _in_processes(
 ) -> Generator[Cutouts, None, None]:
     """Yield results in task order, computed a few tasks ahead; the pool is always closed."""
     waiting: deque[Future[Cutouts]] = deque()
-    with _safe_path():  # this starts multiprocessing's resource tracker
+    with _safe_path(), _starting():  # this starts multiprocessing's resource tracker
         pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_worker)
     try:
         for task in tasks:
-            with _no_interrupt(), _safe_path():
+            with _no_interrupt(), _safe_path(), _starting():
                 waiting.append(pool.submit(work, task))
             # Two tasks per process keep all of them busy without collecting results in memory.
             if len(waiting) > 2 * count:
@@ -235,6 +236,15 @@ def _in_processes(
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Raise `RunError` if a process cannot be started; a pipe to it is then broken, too."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(not_started(error)) from error
 
 
 @contextmanager
