@@ -97,9 +97,11 @@ class SurveyInfo:
 
     def _repr_html_(self) -> str:
         bands, height, width = self.shape
+        # The tensors of a .pt file have no names of their own.
+        names = [spec.source for spec in self.columns] or list(self.sources)
         images = f"{counted(bands, 'band')} of {height} x {width} pixels" if height else "none"
         rows = [("partitions", f"{self.partitions:,}"), ("rows", f"{self.rows:,}"),
-                ("images", images), ("columns", ", ".join(spec.source for spec in self.columns)),
+                ("images", images), ("columns", ", ".join(names)),
                 ("missing", ", ".join(self.missing) or "nothing")]  # fmt: skip
         rows += [("unreadable", key) for key in self.unreadable]
         return html_table(("survey", self.url), rows)

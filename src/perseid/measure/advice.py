@@ -159,7 +159,7 @@ class Advice:
         rows = [(name, f"{one.partition_mb:g}", one.world_size, one.memory_mb, one.architecture,
                  f"{one.seconds.expected:.1f}", f"{one.usd.expected:.4f}")
                 for name, one in options if one is not None]  # fmt: skip
-        return html_table(("", "MB a file", "ranks", "memory", "on", "seconds", "USD"), rows)
+        return html_table(("", "MB a file", "ranks", "memory (MB)", "", "seconds", "USD"), rows)
 
     def to_json(self) -> dict[str, object]:
         """The plan as JSON values, for ``--json``."""

@@ -115,7 +115,7 @@ class Calibration:
         rows = [("rows per second of one vCPU", f"{self.rows_per_second:,.1f}"),
                 ("seconds until the model is loaded", f"{self.ready_seconds:.2f}"),
                 ("memory without features (MB)", f"{self.base_mb:,.0f}"),
-                ("measured", self.measured)]  # fmt: skip
+                ("measured", self.measured or "not known")]  # fmt: skip
         return html_table(("calibration", self.source), rows)
 
     def to_json(self) -> dict[str, object]:
