@@ -18,6 +18,9 @@ from perseid.errors import BadInputError
 
 MAX_BYTES = 1 << 30
 """Longest text that is read from a file, or unpacked from a compressed one."""
+MAX_UNPACKED, MAX_RATIO = 64 << 20, 200
+"""Longest text that any compressed file may hold, and beyond that the most bytes of text for each
+byte of the file: logs reach 50, a kilobyte that unpacks to a gigabyte a million."""
 MAX_LAYERS = 4
 """How often gzip is unpacked: there are files that unpack to themselves."""
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -82,9 +85,10 @@ def decode(data: bytes, where: str) -> str:
         The bytes are a damaged gzip file, or not text; the sentence begins with `where`.
     """
     # Some tools compress what was compressed already.
+    most = min(MAX_BYTES, max(MAX_UNPACKED, MAX_RATIO * len(data)))
     for _ in range(MAX_LAYERS):
         if data.startswith(_GZIP_MAGIC):
-            data = _unpacked(data, where)
+            data = _unpacked(data, where, most)
     return _characters(data, where).replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -171,17 +175,20 @@ def decimal(text: str) -> float:
     return float(text)
 
 
-def _unpacked(data: bytes, where: str) -> bytes:
+def _unpacked(data: bytes, where: str, most: int) -> bytes:
     import gzip
 
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             # One byte more than allowed shows that there is more, without unpacking all of it.
-            text = file.read(MAX_BYTES + 1)
+            text = file.read(most + 1)
     except (EOFError, OSError, zlib.error) as error:
         raise BadInputError(f"{where} is a damaged gzip file ({error}): fetch it again") from error
-    if len(text) > MAX_BYTES:
-        raise BadInputError(f"{where} is more than {MAX_BYTES >> 30} GiB of text when unpacked")
+    if len(text) > most:
+        raise BadInputError(
+            f"{where} is more than {most >> 20:,} MiB of text when unpacked, the most that is read "
+            "of a compressed file of its size: unpack it with `gunzip`"
+        )
     return text
 
 

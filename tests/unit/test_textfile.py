@@ -190,6 +190,15 @@ def test_a_key_that_stands_twice_is_named(tmp_path: Path) -> None:
             RunRequest.parse(tmp_path / "r.json")
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_small_file_does_not_unpack_to_a_gigabyte(layers: int) -> None:
+    data = b" " * (65 << 20)
+    for _ in range(layers):
+        data = gzip.compress(data, 1, mtime=0)
+    with pytest.raises(BadInputError, match="^the log is more than 64 MiB of text when unpacked"):
+        decode(data, "the log")
+
+
 def test_gzip_within_gzip_is_unpacked_a_few_times(tmp_path: Path) -> None:
     """A file that unpacks to itself would be unpacked for ever."""
     data = b"[1, 2]"
