@@ -46,7 +46,9 @@ UNITS = {"mags": "mag", "z_spec": ""}
 def stored(columns=COLUMNS, store: Storage | None = None, parts: int = 1) -> Catalogue:
     store = store or Storage(f"memory://{uuid.uuid4().hex}")
     table = pa.table(columns)
-    pairs = votable_pairs(VOField(n, "double", "", UNITS.get(n, ""), "em.wl") for n in columns)
+    pairs = votable_pairs(
+        VOField(n, "double", "", UNITS.get(n, ""), "em.wl", "Two\nlines.") for n in columns
+    )
     table = table.replace_schema_metadata(pairs | {"run_id": "r"})
     size = -(-len(table) // parts)
     for number in range(parts):
@@ -203,3 +205,23 @@ def test_lists_of_different_lengths_are_named(tmp_path):
 def test_names_that_differ_in_case_only(tmp_path):
     stored({"z": [1.0], "Z": [2.0]}).write(tmp_path / "a.fits")
     assert Table.read(tmp_path / "a.fits").colnames == ["z", "Z_2"]
+    with fits.open(tmp_path / "a.fits") as file:
+        assert file[1].header["TCOMM1"] == "Two\\nlines."
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["z" * 300, "'" * 300, "Ω" * 300, '=<b>"&\t' * 40],
+    ids=["long", "quotes", "not ASCII", "markup"],
+)
+def test_names_of_any_length_can_be_read(tmp_path, name):
+    stored({name: [1.0], f"{name}2": [2.0]}).write(tmp_path / "a.fits")
+    table = Table.read(tmp_path / "a.fits")
+    assert [table[column].tolist() for column in table.colnames] == [[1.0], [2.0]]
+
+
+def test_more_columns_than_fits_has_are_refused(tmp_path):
+    catalogue = stored({f"c{number}": [number] for number in range(1000)})
+    with pytest.raises(BadInputError, match="at most 999 columns, and there are 1,000"):
+        catalogue.write(tmp_path / "a.fits")
+    assert not (tmp_path / "a.fits").exists()

@@ -195,7 +195,7 @@ def test_a_small_file_does_not_unpack_to_a_gigabyte(layers: int) -> None:
     data = b" " * (65 << 20)
     for _ in range(layers):
         data = gzip.compress(data, 1, mtime=0)
-    with pytest.raises(BadInputError, match="^the log is more than 64 MiB of text when unpacked"):
+    with pytest.raises(BadInputError, match=r"^the log is more than 64 MiB of text"):
         decode(data, "the log")
 
 

@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 from perseid.catalogues.measures import Measure, is_text, measured
 from perseid.catalogues.selection import Meaning, Selection
 from perseid.errors import BadInputError
-from perseid.plaintext import one_line, printable
+from perseid.plaintext import one_line
 from perseid.survey.formats.arrow import pyarrow_module, unwrapped
 
 BLOCK = 2880
 """Size of the blocks that a FITS file consists of, in bytes."""
+_LONGEST_NAME, _MOST_COLUMNS = 68, 999
+"""Most characters of a column's name, which must fit one card, and most columns (FITS 4.0, sections
+4.2.1.1 and 7.3.1)."""
 _CODES = {"i1": "I", "u1": "B", "i2": "I", "i4": "J", "i8": "K", "u2": "I", "u4": "J", "u8": "K",
           "f2": "E", "f4": "E", "f8": "D", "b1": "L"}  # fmt: skip
 _STORED = {"I": ">i2", "B": "u1", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8", "L": "u1"}
@@ -59,6 +62,11 @@ def write_fits(selection: Selection, path: Path) -> int:
     BadInputError
         A column has values that FITS tables cannot hold, such as lists of different lengths.
     """
+    if len(selection.columns) > _MOST_COLUMNS:
+        raise BadInputError(
+            f"FITS tables hold at most {_MOST_COLUMNS} columns, and there are "
+            f"{len(selection.columns):,}: choose some by --columns, or write Parquet"
+        )
     # The header, which precedes the rows, states the width of texts and the number of rows.
     rows, found = measured(selection, _ascii, "FITS")
     # Escaping may make two names equal, so uniqueness is checked on what is written.
@@ -82,7 +90,7 @@ def write_fits(selection: Selection, path: Path) -> int:
 
 
 def _column(name: str, kind: Any, found: Measure, taken: set[str]) -> _FitsColumn:
-    shown = _unique(_ascii(printable(name)).decode(), taken)
+    shown = _unique(_ascii(one_line(name)).decode(), taken)
     leaf, lists = unwrapped(kind)
     # A column needs a width, even without rows.
     size = max(1, found.size or 1)
@@ -121,12 +129,22 @@ def _with_null(values: tuple[int, int]) -> tuple[str, int | None]:
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    """The name, with a number if another column has the same name; FITS ignores case."""
-    found, number = name, 2
+    """The name, cut to what fits a card, with a number if another column has the same name; FITS
+    ignores case."""
+    found, number = _cut(name, _LONGEST_NAME), 2
     while found.lower() in taken:
-        found, number = f"{name}_{number}", number + 1
+        end = f"_{number}"
+        found, number = _cut(name, _LONGEST_NAME - len(end)) + end, number + 1
     taken.add(found.lower())
     return found
+
+
+def _cut(name: str, length: int) -> str:
+    """The beginning of a name that takes so many characters in a card, where quotes are doubled."""
+    name = name[:length]
+    while len(name) + name.count("'") > length:
+        name = name[:-1]
+    return name
 
 
 def _stored(column: Any, to: _FitsColumn) -> NDArray[Any]:
@@ -184,9 +202,9 @@ def _headers(
             "TFORM": f"{count}{column.code}",
             "TZERO": column.zero or None,
             "TNULL": column.null,
-            "TUNIT": _ascii(printable(meaning.unit)).decode() or None,
-            "TUCD": _ascii(printable(meaning.ucd)).decode() or None,
-            "TCOMM": _ascii(printable(meaning.description)).decode() or None,
+            "TUNIT": _ascii(one_line(meaning.unit)).decode() or None,
+            "TUCD": _ascii(one_line(meaning.ucd)).decode() or None,
+            "TCOMM": _ascii(one_line(meaning.description)).decode() or None,
         }
         for key, entry in entries.items():
             if entry is not None:
