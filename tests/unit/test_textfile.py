@@ -27,6 +27,8 @@ from perseid.model.intervals import BESIDE as BESIDE_MODEL
 from perseid.model.intervals import read_calibration
 from perseid.model.signature_files import signature_of
 from perseid.pipeline.request import RunRequest
+from perseid.pipeline.run_state import stored_logs
+from perseid.storage import Storage
 from perseid.textfile import csv_rows, decimal, decode, parse_json, read_text
 
 CAI = Path(__file__).parents[1] / "data" / "cai"
@@ -173,6 +175,17 @@ def test_what_cannot_be_read_is_one_sentence(
     with pytest.raises(BadInputError, match=says) as caught:
         read(path)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_runs_own_log_in_every_encoding(encoding: str, tmp_path: Path) -> None:
+    store = Storage(f"file://{tmp_path}")
+    text = "START RequestId: 1\nnaïve café\n" * 3
+    store.put("logs/0.log", ENCODINGS[encoding](text))
+    store.put("logs/1.log", bytes(range(256)) * 8)
+    (_, said), (_, other) = stored_logs(store)
+    assert said == text
+    assert "ABCDEF" in other
 
 
 def test_a_text_that_never_ends_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import cast
 
-from perseid.errors import NotFoundError
+from perseid.errors import BadInputError, NotFoundError
 from perseid.jsontext import json_bytes, parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.attempts import EngineReport
@@ -19,6 +19,7 @@ from perseid.pipeline.schema import fits
 from perseid.pipeline.summary import missing_sentence
 from perseid.storage import Storage
 from perseid.survey.partition import natural_key
+from perseid.textfile import decode
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,15 @@ def stored_logs(store: Storage, rank: int | None = None) -> Iterator[tuple[int, 
     ranks = [ours[key] for key in keys]
     with ThreadPoolExecutor(READERS) as pool:
         for number, data in zip(ranks, pool.map(store.get, keys), strict=True):
-            yield number, data.decode("utf-8", "replace")
+            yield number, _log_text(data)
+
+
+def _log_text(data: bytes) -> str:
+    """The text of a log; of one that is not text, or cut off, whatever can be shown."""
+    try:
+        return decode(data, "the log")
+    except BadInputError:
+        return data.decode("utf-8", "replace")
 
 
 def keep_report(store: Storage, engine: str, report: EngineReport) -> EngineSummary:
