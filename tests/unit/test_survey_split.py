@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import tiny_survey
 
 from perseid.cli import main
-from perseid.errors import BadInputError, BadPartitionError, NotFoundError
+from perseid.errors import BadInputError, BadPartitionError, NotFoundError, NotInstalledError
 from perseid.storage import Storage
 from perseid.survey import (
     Cutouts,
@@ -271,3 +272,14 @@ def test_a_survey_of_the_published_size_stays_under_a_gigabyte(tmp_path: Path) -
     assert peak < 1000  # MB, of 12.6 GB
     last = open_partition(Storage(tmp_path / "parts"), "517.pt")
     assert last.rows == 659_817 - 516 * 1278
+
+
+@pytest.mark.parametrize(("suffix", "package"), [("h5", "h5py"), ("parquet", "pyarrow")])
+def test_a_format_whose_package_is_missing_leaves_no_folder(
+    suffix: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_survey(tmp_path / "data", 4, 4)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(NotInstalledError, match=package):
+        split(tmp_path / "data", tmp_path / "parts", format=suffix)
+    assert not (tmp_path / "parts").exists()

@@ -253,6 +253,7 @@ def creating(storage: Storage, key: str, columns: Columns) -> Iterator[Writer]:
     # Hidden, so that discovery never takes it for a partition; unique, so that two writers never
     # share it.
     temporary = folder / f".{name.split('.')[0]}.{os.getpid()}-{time.monotonic_ns()}.part"
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with creatable_format(name).create(temporary, columns) as writer:
@@ -269,6 +270,9 @@ def creating(storage: Storage, key: str, columns: Columns) -> Iterator[Writer]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()  # only if it is empty, because nothing could be written
 
 
 def _result(future: Future[Cutouts] | None) -> Cutouts:
