@@ -172,3 +172,19 @@ def test_a_gpu_gives_what_a_processor_gives(models):
         np.testing.assert_allclose(got.features, expected.features, atol=1e-3, rtol=1e-3)
     part = runtime.predict(images[GPU_BATCH - 3 : GPU_BATCH + 3], magnitudes[GPU_BATCH - 3 :][:6])
     np.testing.assert_array_equal(part.redshift, got.redshift[GPU_BATCH - 3 :][:6])
+
+
+def test_a_model_of_images_larger_than_any_survey_holds_is_refused(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    value, huge = onnx.helper.make_tensor_value_info, 1 << 40
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("ReduceMean", ["magnitude"], ["redshift"], axes=[1], keepdims=0)],
+        "huge",
+        [value("image", 1, ["n", 5, huge, huge]), value("magnitude", 1, ["n", 5])],
+        [value("redshift", 1, ["n"])],
+    )
+    opset = onnx.helper.make_opsetid("", 17)
+    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    onnx.save(model, tmp_path / "huge.onnx")
+    with pytest.raises(BadModelError, match=r"takes an input of .* values for each row; at most"):
+        load_on("cpu", tmp_path / "huge.onnx")

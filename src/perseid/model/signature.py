@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -26,6 +27,8 @@ METADATA_KEY = "perseid.signature"
 """Key of the signature's JSON text in the ONNX file's ``metadata_props``."""
 BESIDE = ".signature.json"
 """Suffix that turns a model's file name into that of its signature."""
+_MOST_VALUES = 1 << 28
+"""Most values of an input of one row: a gigabyte of float32, the longest that a survey may hold."""
 FEATURES = "features"
 _PLAIN = ("name", "bands", "height", "width", "feature_groups", "allocated_bytes_per_row",
           "precision", "band_names")  # fmt: skip
@@ -189,7 +192,17 @@ class ModelSignature:
             raise BadModelError(f"{where} names no input: give an image, a column, or both")
         if not self.outputs and not self.feature_groups:
             raise BadModelError(f"{where} names no output")
+        self.check_size(where)
         check_outputs(self.outputs, where)
+
+    def check_size(self, where: str) -> None:
+        """Raise `BadModelError` if a row of an input is larger than any that is read."""
+        values = max(math.prod(self.shape), *(column.width for column in self.columns), 0)
+        if values > _MOST_VALUES:
+            raise BadModelError(
+                f"{where} takes an input of {values:,} values for each row; at most "
+                f"{_MOST_VALUES:,} are read"
+            )
 
     def digest(self) -> str:
         """``sha256:…`` of its JSON: models with the same digest have the same inputs and

@@ -152,6 +152,7 @@ class ModelRuntime:
             _same(files, versions)
         trim_memory()  # loading leaves 20 MB of it behind
         signature, ports = bind(Graph.of(session), name, micro_batch, signature)
+        signature.check_size(name)
         identity = replace(identity, signature=signature.digest(), device=device)
         runtime = cls(session, signature, ports, identity, note)
         if files.path.exists():  # deleted fetched files cannot change any more
