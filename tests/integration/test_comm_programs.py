@@ -215,7 +215,7 @@ def test_comm_bench_measures_this_machine(tmp_path):
     [
         (["-m", "nan"], "no estimate of 'bcast' for 8 ranks and nan bytes"),
         (["--memory", "-1"], "--memory: '-1' is not a size of memory"),
-        (["--constants", "no.json"], "no.json cannot be used: No such file"),
+        (["--constants", "no.json"], "no.json cannot be read: No such file"),
     ],
 )
 def test_comm_model_refuses_what_makes_no_sense_in_one_sentence(words, expected):

@@ -49,7 +49,7 @@ def test_the_catalogue_does_not_depend_on_ranks_and_workers(lab):
 
 def test_workers_are_used_again_and_never_more_at_once_than_told(lab):
     lab.survey(partitions=12, rows=3)
-    result = lab.run({"*": {"*": "sleep:0.05"}}, workers=3)
+    result = lab.run({"*": {"*": "sleep:0.5"}}, workers=3)
     journal = lab.journal()
     running = peak = 0
     for *_, what, _, _ in sorted(journal, key=lambda entry: entry[4]):

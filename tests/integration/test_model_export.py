@@ -43,8 +43,9 @@ def exported(tmp_path_factory):
 def test_int8_is_the_encoder_alone(exported):
     graph = onnx.load(str(exported).replace(".onnx", ".int8.onnx")).graph
     integer = [node for node in graph.node if node.op_type == "MatMulIntegerToFloat"]
-    # 4 products a block but the last one's second (taken after the mean) in the plain pass
-    assert len(integer) == (4 * 2 - 1) + 4 * 2 + 4 * CONFIG.decoder_depth
+    # 6 products a block (queries, keys, values, the sum of heads, two of the MLP) but the last
+    # one's second (taken after the mean) in the plain pass
+    assert len(integer) == (6 * 2 - 1) + 6 * 2 + 6 * CONFIG.decoder_depth
     assert all(node.name.startswith(("blocks.", "decoder.blocks.")) for node in integer)
     rest = [node.name for node in graph.node if node.op_type == "MatMul"]
     assert any(name.startswith("magnitude") for name in rest)

@@ -78,9 +78,11 @@ def starved(event, context):
         timeout=50,
     )  # fmt: skip
     print(done.stdout, end="", flush=True)
-    said = done.stderr.strip().rpartition("\n")[2]
-    if done.returncode and said.startswith("MemoryError"):
-        raise MemoryError(said.partition(": ")[2])
+    failed = [line for line in done.stdout.splitlines() if '"event":"failed"' in line]
+    said = json.loads(failed[-1].removeprefix("PERSEID ")) if failed else {}
+    # What else is short of memory may abort the process while it ends: the worker has spoken.
+    if done.returncode and said.get("error") == "MemoryError":
+        raise MemoryError(said["message"])
     raise RuntimeError(f"not ended for want of memory: {done.returncode}, {done.stderr[-1000:]}")
 
 

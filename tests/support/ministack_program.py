@@ -8,27 +8,64 @@ log of the environment's next invocation. Lambda loses none. Runs in ministack's
 from __future__ import annotations
 
 import fcntl
+import os
+import queue
+import select
 import struct
 import termios
+import threading
 import time
 from typing import Any
 
 from ministack import app
 from ministack.core import lambda_runtime
 
-QUIET = 0.05
-"""Seconds without a new line, with nothing left in the pipe, after which a log is complete."""
-LONGEST = 10.0
+READING = threading.Lock()
+"""Held from before a pipe is read until what was read is in the environment's queue. A function's
+runtime prints before it answers, so an empty pipe and a free lock mean that nothing is missing."""
+LONGEST = 30.0
+"""Seconds that are waited for a pipe to be empty."""
 
-within = lambda_runtime.Worker._drain_stderr_bounded
+
+def pumped(self: Any, stream: Any, log_queue: queue.Queue[str]) -> None:
+    """Put the lines that an environment prints into its queue until it ends."""
+    rest = b""
+    try:
+        while True:
+            select.select([stream], [], [])
+            with READING:
+                data = os.read(stream.fileno(), 1 << 16)
+                *lines, rest = (
+                    (rest + data).split(b"\n") if data else ([rest] if rest else []) + [b""]
+                )
+                for line in lines:
+                    put(log_queue, line.decode("utf-8", "replace").rstrip("\r"))
+            if not data:
+                break
+    except (OSError, ValueError):  # it was torn down
+        pass
+    finally:
+        stream.close()
 
 
-def drained(self: Any, first_line_wait: float = QUIET, **_: float) -> str:
-    """The lines of an invocation, once the pipe is empty and no more come."""
+def put(log_queue: queue.Queue[str], line: str) -> None:
+    """Add a line; a full queue loses its oldest."""
+    while True:
+        try:
+            return log_queue.put_nowait(line)
+        except queue.Full:
+            log_queue.get_nowait()
+
+
+def drained(self: Any, **_: float) -> str:
+    """The lines of an invocation that has answered."""
     deadline = time.monotonic() + LONGEST
-    while unread(self._proc) and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        with READING:
+            if not unread(self._proc):
+                break
         time.sleep(0.001)
-    return str(within(self, max(first_line_wait, QUIET), idle_confirm=QUIET, hard_cap=LONGEST))
+    return str(self._drain_stderr())
 
 
 def unread(process: Any) -> int:
@@ -40,5 +77,6 @@ def unread(process: Any) -> int:
     return int(struct.unpack("i", answer)[0])
 
 
-lambda_runtime.Worker._drain_stderr_bounded = drained
+lambda_runtime.ProvidedWorker._pump_output = pumped
+lambda_runtime.ProvidedWorker._drain_stderr_bounded = drained
 app.main()
