@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from math import ceil, inf, isfinite, log2
 from pathlib import Path
 
+from perseid.comm import arguments
 from perseid.errors import BadInputError
 from perseid.jsontext import parse_json
 from perseid.textfile import read_text
@@ -261,6 +262,12 @@ def estimate(
     return Estimate(costs.name, seconds, usd, shape.messages, shape.moved)
 
 
+def check_hint(hint: object) -> None:
+    """Raise `BadInputError` unless it is one of `HINTS`."""
+    if not (isinstance(hint, str) and hint in HINTS):
+        raise BadInputError(f"the hint is {' or '.join(HINTS)}, not {arguments.short_repr(hint)}")
+
+
 def choose(
     operation: str,
     ranks: int,
@@ -276,8 +283,7 @@ def choose(
     BadInputError
         The hint is neither ``fast`` nor ``cheap``, or no transport is given.
     """
-    if hint not in HINTS:
-        raise BadInputError(f"the hint is fast or cheap, not {hint!r}")
+    check_hint(hint)
     found = [estimate(operation, ranks, nbytes, costs, rates) for costs in transports]
     if not found:
         raise BadInputError("no transport to choose from: enable one")

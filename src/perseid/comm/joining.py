@@ -11,7 +11,7 @@ from pathlib import Path
 
 from perseid.comm import arguments
 from perseid.comm.connection_pool import ConnectionPool
-from perseid.comm.cost_model import HINTS, Constants, Estimate, choose_for_job
+from perseid.comm.cost_model import Constants, Estimate, check_hint, choose_for_job
 from perseid.comm.store_channel import ObjectStore
 from perseid.errors import BadInputError, PerseidError
 from perseid.rendezvous import Client, Endpoint, LossTimeouts, parse_key
@@ -87,9 +87,8 @@ class JoinRequest:
 
     def _check_hint(self) -> None:
         # Also in a world of one, where nothing is chosen: a program is often tried there first.
-        if not (self.hint is None or (isinstance(self.hint, str) and self.hint in HINTS)):
-            said = arguments.short_repr(self.hint)
-            raise BadInputError(f"the hint is {' or '.join(HINTS)}, not {said}")
+        if self.hint is not None:
+            check_hint(self.hint)
         pair = arguments.items("expects", self.expects)
         if len(pair) != 2:
             raise BadInputError(

@@ -14,7 +14,6 @@ from perseid.pipeline.run_settings import (
     Anomaly,
     Fit,
     ItemOptions,
-    Layout,
     Length,
     Precision,
     Rows,
@@ -31,6 +30,7 @@ from perseid.pipeline.schema import (
     to_plain,
 )
 from perseid.survey.column_spec import ColumnSpec
+from perseid.survey.read_options import ImageLayout
 
 REMEDY = (
     "give the workers the version of the client (`perseid aws deploy`; on a cluster, the "
@@ -102,7 +102,7 @@ class WorkItem:
     that took every number for a value."""
     columns: Mapping[str, Sequence[str]] | None = None
     """The survey's column names, by ours; None means that the usual names are looked for."""
-    layout: Layout | None = None
+    layout: ImageLayout | None = None
     """Axis order of the images in the files, ``channels-last`` or ``channels-first``; None means
     that it is inferred from the shape."""
     bands: Sequence[str] | None = None

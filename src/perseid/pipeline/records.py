@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Final
 
 from perseid.model.identity import ModelIdentity
 from perseid.pipeline.schema import to_plain
@@ -13,7 +14,7 @@ STAGES = ("init", "rendezvous", "fetch", "decode", "inference", "collectives", "
 """Stages of a worker, in order. Fetch and decode overlap with inference, so their times do not add
 up."""
 
-STORE = "store"
+STORE: Final = "store"
 """Transport value: summarize merges from the objects in the store."""
 ALONE = "alone"
 """Transport value of a world of one rank: nothing is exchanged."""

@@ -21,11 +21,13 @@ from perseid.errors import BadInputError
 from perseid.model.outputs import LISTS
 from perseid.model.signature_files import signature_of
 from perseid.pipeline.request_keys import KEYS
+from perseid.pipeline.run_settings import Anomaly, Precision, Transport
 from perseid.plaintext import did_you_mean, html_table
 from perseid.rendezvous import LONGEST_SILENCE, Endpoint
 from perseid.storage import Location
 from perseid.survey.missing import MissingValues
 from perseid.survey.names import ColumnNames, column_names
+from perseid.survey.read_options import ImageLayout
 from perseid.textfile import read_object
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -122,11 +124,9 @@ class RunRequest(BaseModel):
         None, description="embedding, pdf, or both with a comma"
     )
     fit: Annotated[Literal["crop", "pad"] | None, Blank] = Field(None, description="crop or pad")
-    precision: Literal["float32", "int8"] = Field("float32", description="float32 or int8")
+    precision: Precision = Field("float32", description="float32 or int8")
     device: Literal["cpu", "cuda"] = Field("cpu", description="cpu or cuda")
-    anomaly: Literal["both", "embedding", "residual", "none"] = Field(
-        "both", description="both, embedding, residual or none"
-    )
+    anomaly: Anomaly = Field("both", description="both, embedding, residual or none")
     top: Annotated[int, Field(ge=0, le=100_000)] = Field(
         24, description="a whole number from 0 to 100000"
     )
@@ -140,7 +140,7 @@ class RunRequest(BaseModel):
         description="an object of columns (image, magnitude, redshift, object_id, label) and their "
         'names in the survey, such as {"object_id": "TARGETID"}; of magnitudes also a list',
     )
-    layout: Annotated[Literal["channels-last", "channels-first"] | None, Blank] = Field(
+    layout: Annotated[ImageLayout | None, Blank] = Field(
         None, description="channels-last or channels-first, or leave it out"
     )
     bands: Annotated[str | list[str] | None, Blank] = Field(
@@ -149,9 +149,7 @@ class RunRequest(BaseModel):
     keep: Annotated[str | list[str] | None, Blank] = Field(
         None, description="names of the survey's columns that the catalogue takes, or all"
     )
-    transport: Literal["store", "direct", "relay", "auto"] = Field(
-        "store", description="store, direct, relay or auto"
-    )
+    transport: Transport = Field("store", description="store, direct, relay or auto")
     silence_timeout: Annotated[float | None, Field(ge=0, le=LONGEST_SILENCE), Blank] = Field(
         None, description="seconds from 0 (no limit) to 5350, or leave it out for 60"
     )

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from perseid.pipeline.schema import Choice, Count, Name, Seconds, Within
+from perseid.pipeline.schema import Count, Name, Seconds, Within
 from perseid.survey.column_spec import ColumnSpec
+from perseid.survey.read_options import ImageLayout
 
 Rows = Annotated[int, Within(1, 65_536)]
 """A number of rows per model call."""
 Length = Annotated[int, Within(0, 100_000)]
 """The length of the list of anomalies."""
-Precision = Annotated[str, Choice("float32", "int8")]
-Anomaly = Annotated[str, Choice("both", "embedding", "residual", "none")]
-Transport = Annotated[str, Choice("store", "direct", "relay", "auto")]
-Layout = Annotated[str, Choice("channels-last", "channels-first")]
-Fit = Annotated[str, Choice("", "crop", "pad")]
+Precision = Literal["float32", "int8"]
+Anomaly = Literal["both", "embedding", "residual", "none"]
+Transport = Literal["store", "direct", "relay", "auto"]
+Fit = Literal["", "crop", "pad"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class RunSettings:
     """Values that mean a missing one, by column; None means that every number is a value."""
     columns: Mapping[str, Sequence[str]] | None = None
     """The survey's column names, by ours; None means that the usual names are looked for."""
-    layout: Layout | None = None
+    layout: ImageLayout | None = None
     """Axis order of the images in the files, ``channels-last`` or ``channels-first``; None means
     that it is inferred from the shape."""
     bands: Sequence[str] | None = None

@@ -40,19 +40,6 @@ class Within:
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """The values of a text, as ``Annotated[str, Choice("crop", "pad")]``."""
-
-    values: tuple[str, ...]
-
-    def __init__(self, *values: str) -> None:
-        object.__setattr__(self, "values", values)
-
-    def __contains__(self, value: str) -> bool:
-        return value in self.values
-
-
-@dataclasses.dataclass(frozen=True)
 class Encodable:
     """A text that UTF-8 can encode: JSON may hold one half of a surrogate pair."""
 
@@ -179,6 +166,8 @@ def _decode(hint: Any, value: object, name: str, what: str) -> Any:
     if origin is typing.Annotated:
         found = _decode(inner[0], value, name, what)
         return found if found is None or found in inner[1] else _refuse(value, name, what)
+    if origin is typing.Literal:
+        return value if value in inner else _refuse(value, name, what)
     if origin in (typing.Union, types.UnionType):
         if value is None and types.NoneType in inner:
             return None

@@ -12,7 +12,7 @@ from perseid.storage import Location, Storage
 from perseid.survey.discovery import Layout, SurveyListing
 from perseid.survey.kinds import KINDS, SURVEY_FILE, label_names
 from perseid.survey.names import NO_NAMES, ColumnNames, column_names
-from perseid.survey.read_options import LAYOUTS
+from perseid.survey.read_options import LAYOUTS, ImageLayout
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class SurveyDescription:
     """Names of labels."""
     bands: tuple[str, ...] = ()
     """Names of the images' bands, in their order."""
-    layout: str | None = None
+    layout: ImageLayout | None = None
     """One of `LAYOUTS`."""
     columns: ColumnNames = field(default_factory=lambda: NO_NAMES)
     """Names of columns, as ``--columns`` gives them."""
@@ -79,7 +79,7 @@ def _of(said: Mapping[str, object], where: str) -> SurveyDescription:
     return SurveyDescription(
         labels=label_names(said.get(KINDS)),
         bands=tuple(bands) if isinstance(bands, list) and listed else (),
-        layout=str(layout) if layout in LAYOUTS else None,
+        layout=next((one for one in LAYOUTS if one == layout), None),
         columns=names,
         notes=tuple(notes),
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.names import NO_NAMES, ColumnNames
 
-CHANNELS_LAST, CHANNELS_FIRST = "channels-last", "channels-first"
-LAYOUTS: Final = (CHANNELS_LAST, CHANNELS_FIRST)
+ImageLayout = Literal["channels-last", "channels-first"]
+CHANNELS_LAST: Final = "channels-last"
+CHANNELS_FIRST: Final = "channels-first"
+LAYOUTS: Final[tuple[ImageLayout, ...]] = (CHANNELS_LAST, CHANNELS_FIRST)
 """Axis orders of an image in a file: (height, width, bands), or (bands, height, width)."""
 
 

@@ -22,7 +22,7 @@ from perseid.model.signature_files import signature_beside
 from perseid.pipeline import layout
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.join_settings import JoinSettings
-from perseid.pipeline.run_settings import ItemOptions
+from perseid.pipeline.run_settings import ItemOptions, Precision
 from perseid.pipeline.work import load_runtime, work
 from perseid.rendezvous import job_key
 from perseid.storage import Storage
@@ -146,7 +146,7 @@ def _join_options(item: WorkItem, context: Any) -> ItemOptions:
 @functools.lru_cache(maxsize=1)
 def _runtime(
     model_url: str,
-    precision: str,
+    precision: Precision,
     batch_size: int,
     threads: int | None,
     signature: str,

@@ -25,7 +25,7 @@ from perseid.survey.content import join
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.file_columns import Columns, as_cutouts, as_dict, check_columns
 from perseid.survey.file_table import Table, Writer
-from perseid.survey.formats.fits_headers import check_first, checked_hdus
+from perseid.survey.formats.fits_headers import HeaderChecks
 from perseid.survey.formats.fits_images import ImageTable, image_hdu
 from perseid.survey.names import FURTHER
 from perseid.survey.picking import pick_columns, unused_names, without_strangers
@@ -46,9 +46,9 @@ def open_table(source: ByteSource, options: ReadOptions = PLAIN) -> Table:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever astropy only warns about is checked below
-            check_first(fits, source)
+            headers = HeaderChecks(fits, source)
             hdus = fits.open(SourceFile(source), memmap=False, lazy_load_hdus=True)
-            table = _find(fits, hdus, source, options)
+            table = _find(fits, headers, hdus, source, options)
             # Rows of a table are read directly from the bytes; only images need astropy afterwards.
             if not isinstance(table, ImageTable):
                 hdus.close()
@@ -72,9 +72,11 @@ def _astropy() -> Any:
     return fits
 
 
-def _find(fits: Any, opened: Any, source: ByteSource, options: ReadOptions) -> Table:
+def _find(
+    fits: Any, headers: HeaderChecks, opened: Any, source: ByteSource, options: ReadOptions
+) -> Table:
     hdus = []
-    for hdu in checked_hdus(fits, opened, source):
+    for hdu in headers.checked(opened):
         hdus.append(hdu)
         if _is_table(fits, hdu):
             used = _used(hdu, source, options)

@@ -14,6 +14,8 @@ from perseid.survey.bytesource import ByteSource
 
 _BLOCK = 2880
 """Bytes of a FITS block; every header is a whole number of blocks."""
+_AT_ONCE = 8 * _BLOCK
+"""Bytes to read at once: most headers, in a single request to an object store."""
 _CARD = 80
 """Bytes of a line of a header."""
 _LONGEST_HEADER = 16 << 20
@@ -26,44 +28,63 @@ _MOST_COUNTED = 999
 """Most axes and columns of a FITS file (FITS 4.0, sections 4.4.1 and 7.3.1)."""
 
 
-def check_first(fits: Any, source: ByteSource) -> None:
-    """Check what astropy may read when it opens a file: the first two headers."""
-    second = _after(fits, source, 0)
-    if second is not None:
-        _after(fits, source, second)
+class HeaderChecks:
+    """The checks of a file's headers, each of which is read once.
 
-
-def checked_hdus(fits: Any, opened: Any, source: ByteSource) -> Iterator[Any]:
-    """The HDUs, each once its header has been checked; astropy reads the next one on demand."""
-    at = _after(fits, source, 0)
-    for hdu in opened:
-        yield hdu
-        at = None if at is None else _after(fits, source, at)
-        if at is None:
-            return
-
-
-def _after(fits: Any, source: ByteSource, start: int) -> int | None:
-    """Where the HDU ends whose header begins at byte `start`; None if none begins there.
-
-    Refuses a header that states more axes or columns than FITS allows: astropy makes an object of
-    each before it looks at the first, and 10^9 would take hours.
+    Raises
+    ------
+    BadPartitionError
+        One of the first two headers, which astropy may read when it opens a file, is refused.
     """
-    head = b""
-    for at in range(start, min(source.size, start + _LONGEST_HEADER), _BLOCK):
-        block = bytes(source.read(at, min(_BLOCK, source.size - at)))
-        if at == start and not block.startswith((b"SIMPLE", b"XTENSION")):
-            return None
-        for card in (block[i : i + _CARD] for i in range(0, len(block), _CARD)):
-            if card[:8].rstrip() in _NEEDED or card[:5] == b"NAXIS":
-                head += card
-            if card[:8].rstrip() in _COUNTS:
-                _check_count(source.name, fits.Card.fromstring(card))
-            if card[:8].rstrip() == b"END":
-                return at + _BLOCK + _data_size(fits.Header.fromstring(head), source, start)
-    if start < source.size:
-        raise BadPartitionError(f"{source.name} is corrupt: the header at byte {start} has no end")
-    return None
+
+    def __init__(self, fits: Any, source: ByteSource) -> None:
+        self._fits, self._source = fits, source
+        self._checked = 0
+        """Number of headers that are checked."""
+        self._next: int | None = 0
+        """The byte where the next header begins; None if there is none."""
+        self._has(2)
+
+    def checked(self, opened: Any) -> Iterator[Any]:
+        """The HDUs, each once its header has been checked; astropy reads the next one on demand."""
+        for number, hdu in enumerate(opened, start=1):
+            yield hdu
+            if not self._has(number + 1):
+                return
+
+    def _has(self, number: int) -> bool:
+        """Check the headers up to this one, from 1; False if the file has fewer."""
+        while self._checked < number and self._next is not None:
+            self._next = self._end(self._next)
+            self._checked += self._next is not None
+        return self._checked >= number
+
+    def _end(self, start: int) -> int | None:
+        """Where the HDU ends whose header begins at byte `start`; None if none begins there.
+
+        Refuses a header that states more axes or columns than FITS allows: astropy makes an object
+        of each before it looks at the first, and 10^9 would take hours.
+        """
+        fits, source, head = self._fits, self._source, b""
+        for at in range(start, min(source.size, start + _LONGEST_HEADER), _AT_ONCE):
+            text = bytes(source.read(at, min(_AT_ONCE, source.size - at)))
+            if at == start and not text.startswith((b"SIMPLE", b"XTENSION")):
+                return None
+            for place in range(0, len(text), _CARD):
+                card = text[place : place + _CARD]
+                keyword = card[:8].rstrip()
+                if keyword in _NEEDED or keyword.startswith(b"NAXIS"):
+                    head += card
+                if keyword in _COUNTS:
+                    _check_count(source.name, fits.Card.fromstring(card))
+                if keyword == b"END":
+                    end = at + (place // _BLOCK + 1) * _BLOCK
+                    return end + _data_size(fits.Header.fromstring(head), source, start)
+        if start < source.size:
+            raise BadPartitionError(
+                f"{source.name} is corrupt: the header at byte {start} has no end"
+            )
+        return None
 
 
 def _data_size(header: Any, source: ByteSource, start: int) -> int:

@@ -29,6 +29,7 @@ from perseid.survey.cutouts import UGRIZ, Cutouts
 from perseid.survey.discovery import first_key
 from perseid.survey.file_columns import as_cutouts, as_dict
 from perseid.survey.formats import format_for
+from perseid.survey.kinds import KINDS, SURVEY_FILE
 from perseid.survey.reader import write_cutouts
 from perseid.survey.simulation import sdss
 from perseid.survey.simulation.anomalies import ANOMALY_KINDS
@@ -40,8 +41,6 @@ BLOCK = 256
 promptly."""
 BLOCK_DEADLINE = 600.0
 """Seconds to wait for one task before giving up."""
-SUMMARY = "survey.json"
-"""Written last: a folder that has it contains a complete survey."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +130,9 @@ def simulate(
             counts.update(np.asarray(whole.label).tolist())
         labels = {name: counts[kind] for kind, name in ANOMALY_KINDS.items()}
         result = Simulated(store.where(), rows, seed, anomaly_rate, files, labels, only_held_out)
-        written.append(SUMMARY)
-        store.put(SUMMARY, json.dumps(_summary(result), indent=2).encode())
+        written.append(SURVEY_FILE)
+        # Last: a folder that has it contains a complete survey.
+        store.put(SURVEY_FILE, json.dumps(_summary(result), indent=2).encode())
     return result
 
 
@@ -294,7 +294,7 @@ def _summary(result: Simulated) -> dict[str, object]:
         "real": "magnitudes and redshifts, from the Sloan Digital Sky Survey",
         "simulated": "every pixel, the objects' shapes, the neighbors and the anomalies",
         "object_id": f"round * {ROUND} + row of the table; same row: same real galaxy",
-        "anomaly_kinds": {str(kind): name for kind, name in ANOMALY_KINDS.items()},
+        KINDS: {str(kind): name for kind, name in ANOMALY_KINDS.items()},
         "bands": list(UGRIZ),
         "pixel_arcsec": sdss.PIXEL,
         "flux_unit": "nanomaggy",
