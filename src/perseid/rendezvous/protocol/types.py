@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import ClassVar, NamedTuple, Protocol, Self
 
 from perseid.rendezvous.protocol.wire import expect_length, pack_frame
@@ -41,6 +42,7 @@ class NatBehavior(NamedTuple):
         return self.mapping | self.filter << 4
 
     @classmethod
+    @cache  # one of 256, and a large job's list of addresses has thousands
     def from_byte(cls, value: int) -> NatBehavior:
         """Decode; values that only a newer peer knows become UNKNOWN."""
         mapping, filtering = value & 15, value >> 4

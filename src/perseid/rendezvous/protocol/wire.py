@@ -93,7 +93,7 @@ class BodyReader:
         if family not in (4, 6):
             raise ProtocolError(f"{self.label}: {field} has address family {family}, not 4 or 6")
         raw = self.take(6 if family == 4 else 18, field)
-        return _unpack_address(raw)
+        return Address(_unpack_host(raw[:-2]), raw[-2] << 8 | raw[-1])
 
     def ranges(self, field: str) -> tuple[range, ...]:
         """Read rank ranges: two bytes of count, then (first, count) pairs."""
@@ -131,10 +131,6 @@ def pack_address(address: Address) -> bytes:
 @lru_cache(maxsize=4096)
 def _unpack_host(raw: bytes) -> str:
     return str(ipaddress.ip_address(raw))
-
-
-def _unpack_address(raw: bytes) -> Address:
-    return Address(_unpack_host(raw[:-2]), U16.unpack(raw[-2:])[0])
 
 
 def pack_text(text: str) -> bytes:

@@ -135,7 +135,9 @@ class HolePuncher:
     def peer_updated(self, peer: PeerRecord) -> None:
         """The server described a peer, for the first time or again."""
         known = self._peers.get(peer.rank)
-        peer = replace(peer, private=usable_candidates(peer.private, peer.public))
+        usable = usable_candidates(peer.private, peer.public)
+        if usable != peer.private:  # seldom, and a large job has many peers
+            peer = replace(peer, private=usable)
         self._peers[peer.rank] = peer
         # Their HELLO overtook the server's description of them, without which it cannot be checked.
         for connection in self._awaiting_record.pop(peer.rank, []):

@@ -33,6 +33,8 @@ from perseid.rendezvous.protocol.wire import Address
 
 MAX_FAILURES = 8
 """Most reports of failures that are forwarded in a job: the first of them ends it."""
+UNKNOWN_NAT = NatBehavior()
+"""Shared by all members that have not reported theirs: one for each would take 72 bytes."""
 
 
 class RegistryRefusalError(Exception):
@@ -77,7 +79,7 @@ class Member:
         self.instance = hello.instance
         self.public = public
         self.private = usable_candidates(hello.candidates, public)
-        self.nat = NatBehavior()
+        self.nat = UNKNOWN_NAT
         self.interest = hello.interest
         self.handle = handle
         """The member's connection."""
