@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
+import avx2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
@@ -38,7 +39,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=132, help="features (default model: 132)")
     parser.add_argument("--repeat", type=int, default=7)
+    avx2.add_argument(parser)
     args = parser.parse_args()
+    avx2.rerun(args)
     with tempfile.TemporaryDirectory() as folder:
         run = make(Path(folder), args.rows, args.width)
         command = [sys.executable, "-m", "perseid", "explore", str(run), "--no-browser"]
