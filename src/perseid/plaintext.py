@@ -6,6 +6,7 @@ could move a terminal's cursor, forge a line of a log, or start a formula in a s
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -18,6 +19,13 @@ of surrogate pairs; not tab and line feed."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """How a cell begins that a spreadsheet takes for a formula, full-width forms included
 (https://owasp.org/www-community/attacks/CSV_Injection)."""
+
+COMMAND_LINE = "PERSEID_COMMAND_LINE"
+"""Variable that is set while a command runs, for its workers, too; see `option`."""
+_BRIEF = 120
+"""Characters of a value that a message shows."""
+_TYPED = {"results": "out", "memory_mb": "memory"}
+"""Options whose names differ from their keywords."""
 
 
 def printable(text: str) -> str:
@@ -40,6 +48,46 @@ def counted(count: int, noun: str, nouns: str = "") -> str:
     ('2,056 rows', '1 object has')
     """
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def on_command_line() -> bool:
+    """Whether this process, or the one that started it, runs one of perseid's commands."""
+    return COMMAND_LINE in os.environ
+
+
+def option(key: str, value: object = None, python: str = "") -> str:
+    """An option as its user would give it: on the command line, or as a keyword in Python.
+
+    Parameters
+    ----------
+    key
+        The keyword, such as ``keep`` or ``memory_mb``.
+    value
+        The value to give; None names the option alone, and True is a switch.
+    python
+        The value as Python has it, if it looks otherwise there.
+
+    Examples
+    --------
+    >>> option("keep"), option("fit", "crop"), option("replace", True)
+    ('`keep`', "`fit='crop'`", '`replace=True`')
+    """
+    if not on_command_line():
+        return f"`{key}`" if value is None else f"`{key}={python or repr(value)}`"
+    name = "--" + _TYPED.get(key, key).replace("_", "-")
+    return name if value is None or value is True else f"{name} {value}"
+
+
+def brief(value: object) -> str:
+    """A value that somebody gave, for a message: its type if its text is long.
+
+    Examples
+    --------
+    >>> brief("runs/first"), brief(list(range(100)))
+    ("'runs/first'", 'a list')
+    """
+    text = repr(value)
+    return text if len(text) <= _BRIEF and "\n" not in text else f"a {type(value).__name__}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

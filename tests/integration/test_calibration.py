@@ -96,5 +96,5 @@ def test_what_cannot_be_calibrated(place, tmp_path):
     tiny_survey(tmp_path / "few", rows=10, per_partition=10)
     with pytest.raises(BadInputError, match="10 calibration objects are too few"):
         perseid.calibrate_model(place / "tiny.onnx", tmp_path / "few", progress=False)
-    with pytest.raises(BadInputError, match="name another place by --to"):
+    with pytest.raises(BadInputError, match="name another place by `to`"):
         perseid.calibrate_model("default", place / "survey", progress=False)

@@ -131,7 +131,7 @@ def test_a_dry_run_says_that_a_worker_needs_more_memory(folder: Path):
     counts = count_rows(Storage(manifest.data_url), manifest.partitions)
     pace = Pace(rows_per_second=1000.0, ready_seconds=0.1, peak_mb=400.0, row_bytes=1000)
     assert make_plan(manifest, LocalOptions(memory_mb=448), pace, counts).rows == 30
-    with pytest.raises(BadInputError, match=r"takes 400 MB .* 300 MB: give --memory 512"):
+    with pytest.raises(BadInputError, match=r"takes 400 MB .* 300 MB: give `memory_mb=512`"):
         make_plan(manifest, LocalOptions(memory_mb=300), pace, counts)
 
 
@@ -143,7 +143,7 @@ def test_memory_that_no_worker_can_do_with_is_refused_before_the_run(folder: Pat
 
     keys = {"model": "m.onnx", "results": "run", "progress": False}
     with pytest.raises(
-        BadInputError, match=r"takes \d+ MB .* may take 40 MB: give --memory"
+        BadInputError, match=r"takes \d+ MB .* may take 40 MB: give `memory_mb="
     ) as told:
         perseid.run("data", engine=engine(40), **keys)
     assert not (folder / "run").exists()
@@ -176,5 +176,5 @@ def test_clusters_refuse_such_memory_too(folder: Path, engine: type):
     manifest = plan(RunRequest.parse({"data": "data", "model": "m.onnx", "results": "run"}))
     large = str(tiny_model(folder / "large.onnx", side=1024))  # 21 MB per row
     manifest = replace(manifest, settings=replace(manifest.settings, model_url=large))
-    with pytest.raises(BadInputError, match=r"takes \d+ MB .* may take 130 MB: give --memory"):
+    with pytest.raises(BadInputError, match=r"takes \d+ MB .* may take 130 MB: give `memory_mb="):
         engine(memory_mb=130).check(manifest)

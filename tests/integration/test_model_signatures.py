@@ -183,7 +183,7 @@ def test_a_signature_comes_back_from_its_json():
 def test_a_survey_that_does_not_fit_is_refused_before_the_run(survey, tmp_path):
     model = tiny_classifier(tmp_path / "c.onnx", side=6)
     keys = {"model": str(model), "results": str(tmp_path / "run"), "progress": False}
-    with pytest.raises(BadInputError, match=r"input `pixels` .* \(5, 6, 6\): fit them by --fit cr"):
+    with pytest.raises(BadInputError, match=r"input `pixels` .* \(5, 6, 6\): fit them by `fit='cr"):
         perseid.run(str(tmp_path / "survey"), **keys)
     assert not (tmp_path / "run").exists()
     run = perseid.run(str(tmp_path / "survey"), fit="crop", **keys)
@@ -304,7 +304,7 @@ def test_a_column_of_the_survey_by_its_name(tmp_path):
     assert table["flag"].to_pylist() == [0, 0, 3, 0, 0, 0]
     with h5py.File(tmp_path / "survey" / "1.h5", "a") as file:
         file.move("EBV", "AV")
-    with pytest.raises(BadInputError, match=r"no column ebv .*the input `ebv` .*--columns"):
+    with pytest.raises(BadInputError, match=r"no column ebv .*the input `ebv` .*`columns="):
         perseid.run(str(tmp_path / "survey"), results=str(tmp_path / "other"), **keys)
 
 

@@ -166,7 +166,7 @@ def test_results_of_a_former_run_in_the_way(s3, tmp_path: Path):
     storage.put("thoughts.txt", b"keep me")
     put_partition(url, tmp_path)
     request = RunRequest.parse({"data": f"{url}/data", "results": f"{url}/run"})
-    with pytest.raises(RunError, match=r"holds results of a former run .* --replace"):
+    with pytest.raises(RunError, match=r"holds results of a former run .* `replace=True`"):
         initialize(request)
     initialize(request, replace=True)
     keys = {info.key for info in storage.list()}

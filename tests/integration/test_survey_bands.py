@@ -186,11 +186,11 @@ def test_a_hats_catalogue_says_it_in_a_file_beside_its_properties(tmp_path: Path
 
 REFUSED = {
     "a band that is not there": (
-        5, ("g", "y"), "u,g,r,i,z", r"bands u, g, r, i, z and not y, .*--bands",
+        5, ("g", "y"), "u,g,r,i,z", r"bands u, g, r, i, z and not y, .*`bands`",
     ),
     "as many, but others": (3, ("g", "r", "z"), "g,r,i", r"bands g, r, i and not z"),
     "names of some": (5, ("g", "r"), "g,r,z", r"images of 5 bands, and names of 3 \(g, r, z\)"),
-    "no names": (5, ("g", "r"), None, r"name the survey's bands by --bands"),
+    "no names": (5, ("g", "r"), None, r"name the survey's bands by `bands`"),
 }  # fmt: skip
 
 

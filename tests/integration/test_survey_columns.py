@@ -92,7 +92,7 @@ def test_only_what_is_asked_for_is_kept_and_the_rest_is_named_once(tmp_path: Pat
     said = plan(request(tmp_path, keep=["sersic"])).warnings
     (note,) = [one for one in said if "nothing uses" in one]
     assert "EBV, FLUX_G" in note
-    assert "--keep all" in note
+    assert "`keep='all'`" in note
     file, got = run(tmp_path, keep=["sersic"])
     assert got["SERSIC"] == extra["SERSIC"].tolist() * 3
     assert "EBV" not in file.schema_arrow.names
@@ -149,8 +149,8 @@ def test_names_units_and_ucds_of_fits_are_in_the_metadata(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("keep", "said"),
-    [("nope", r"--keep names the column nope, which the survey lacks: it has"),
-     ("magnitude", r"--keep names the column magnitude, which has \(5,\) values per row")],
+    [("nope", r"`keep` names the column nope, which the survey lacks: it has"),
+     ("magnitude", r"`keep` names the column magnitude, which has \(5,\) values per row")],
 )  # fmt: skip
 def test_what_cannot_be_kept_is_refused_before_the_run(
     keep: str, said: str, tmp_path: Path

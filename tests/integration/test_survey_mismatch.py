@@ -75,7 +75,7 @@ MISMATCHES = {
     "no such column": (
         "dust", {"EBV_SFD": np.ones(ROWS)}, {},
         r"no column ebv \(it has EBV_SFD\), which the input `dust` of the model 'dust' takes: name "
-        "the survey's column by --columns ebv=NAME",
+        "the survey's column by `columns={'ebv': 'NAME'}`",
     ),
     "no images": (
         "tiny", {"magnitude": np.ones((ROWS, 5), np.float32)}, {},
@@ -84,29 +84,31 @@ MISMATCHES = {
     "no magnitudes": (
         "tiny", {"image": images()}, {},
         r"no magnitudes \(it has image\), which the input `magnitude` of the model 'tiny' takes: "
-        "name their columns by --columns magnitude=",
+        "name their columns by `columns={'magnitude'",
     ),
     "magnitudes of three bands": (
         "tiny", {"image": images(), "magnitude": np.ones((ROWS, 3), np.float32)}, {},
-        "3 magnitudes a row, but the input `magnitude` of the model 'tiny' takes 5: .*--columns",
+        "3 magnitudes a row, but the input `magnitude` of the model 'tiny' takes 5: .*`columns=",
     ),
     "larger images": (
-        "tiny", {"image": images(side=SIDE + 2), "magnitude": np.ones((ROWS, 5))}, {}, "--fit crop",
+        "tiny", {"image": images(side=SIDE + 2), "magnitude": np.ones((ROWS, 5))}, {},
+        "`fit='crop'`",
     ),
     "smaller images": (
-        "tiny", {"image": images(side=SIDE - 3), "magnitude": np.ones((ROWS, 5))}, {}, "--fit pad",
+        "tiny", {"image": images(side=SIDE - 3), "magnitude": np.ones((ROWS, 5))}, {},
+        "`fit='pad'`",
     ),
     "one side larger and one smaller": (
         "tiny", {"image": images()[:, :, 1:].repeat(2, 3), "magnitude": np.ones((ROWS, 5))}, {},
-        "neither --fit crop nor --fit pad makes both sides fit",
+        "neither `fit='crop'` nor `fit='pad'` makes both sides fit",
     ),
     "cropped where it is to be padded": (
         "tiny", {"image": images(side=SIDE - 3), "magnitude": np.ones((ROWS, 5))}, {"fit": "crop"},
-        r"\(5, 5, 5\), but .* takes \(5, 8, 8\): fit them by --fit pad",
+        r"\(5, 5, 5\), but .* takes \(5, 8, 8\): fit them by `fit='pad'`",
     ),
     "bands that are last": (
         "tiny", {"image": np.ones((ROWS, SIDE, SIDE + 1, 5), np.uint8)}, {},
-        "--layout channels-last",
+        "`layout='channels-last'`",
     ),
     "a column that is not an input": (
         "tiny", {"image": images(), "magnitude": np.ones((ROWS, 5))}, {"columns": {"ebv": "x"}},

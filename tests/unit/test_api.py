@@ -209,7 +209,7 @@ def test_what_a_program_gave_is_named_as_in_python_and_an_option_as_it_was_typed
             main([*command, "--rate", "0"])
         assert "--rate: '0' is not a rate" in capsys.readouterr().err
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(perseid.errors.RunError, match=r"--replace \(in Python, replace=True\)"):
+    with pytest.raises(perseid.errors.RunError, match=r"`replace=True`"):
         refuse_if_taken(perseid.Storage(tmp_path))
 
 

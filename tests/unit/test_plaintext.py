@@ -17,7 +17,7 @@ import perseid
 from perseid.api.terminal import SafeStream
 from perseid.cli import main
 from perseid.measure.present.text import Cell, TableColumn, TextTable
-from perseid.plaintext import counted, csv_cell, markup, one_line, printable
+from perseid.plaintext import COMMAND_LINE, counted, csv_cell, markup, one_line, option, printable
 
 ANY = st.text(
     alphabet=st.one_of(st.characters(), st.sampled_from("\x1b\x07\x9b\r\n\t\u202e\u2028=+-@|<")),
@@ -113,3 +113,29 @@ def test_no_command_says_1_rows(tmp_path, capsys):
     found = perseid.open_run(run)
     for shown in (found.catalogue(), perseid.open_survey(data)):
         assert not PLURALS.search(repr(shown))
+
+
+def test_options_are_named_as_they_were_given(monkeypatch, tmp_path, capsys) -> None:
+    survey, model = tmp_path / "survey", tiny_model(tmp_path / "model.onnx")
+    tiny_survey(survey)
+    assert option("memory_mb", 512) == "`memory_mb=512`"
+    with pytest.raises(perseid.errors.BadInputError, match=r"^`keep` names the column nope"):
+        perseid.run(survey, model=model, keep="nope", results=tmp_path / "out", progress=False)
+    words = ["run", "--data", survey, "--model", model, "--out", tmp_path / "out"]
+    assert main([*map(str, words), "--keep", "nope"]) == 2
+    assert "perseid: --keep names the column nope" in capsys.readouterr().err
+    assert option("results") == "`results`"  # the command has ended
+    monkeypatch.setenv(COMMAND_LINE, "1")
+    assert option("results") == "--out"
+    assert option("fit", "crop") == "--fit crop"
+    assert option("replace", True) == "--replace"
+    assert option("memory_mb", 512) == "--memory 512"
+
+
+def test_a_message_shows_no_whole_array(tmp_path) -> None:
+    survey = tiny_survey(tmp_path / "survey")
+    keys = {"results": survey.images, "engine": [survey] * 3, "progress": "x" * 10_000}
+    for wrong in ({"data": survey}, *({"data": tmp_path, key: keys[key]} for key in keys)):
+        with pytest.raises(perseid.errors.BadInputError) as caught:
+            perseid.run(**wrong)
+        assert len(str(caught.value)) < 200

@@ -426,3 +426,52 @@ def test_spelling_is_american():
             if match := BRITISH.search(line):
                 found.append(f"{path.relative_to(top)}:{number}: {match[0]}")
     assert found == []
+
+
+TYPED = re.compile(r"(?<![\w`-])--[a-z][a-z-]+")
+COMMAND = re.compile(r"`[^`]*`|``[^`]*``")
+"""A whole command in a message: it is typed in a shell, whoever reads it."""
+OF_COMMANDS = ("perseid.cli", "perseid.aws.deploy", "perseid.rendezvous.server",
+               "perseid.explore.explore_server", "perseid.pipeline.request_keys",
+               "perseid.storage.settings", "perseid.measure.sources.exports")  # fmt: skip
+"""Only the command line calls these, or they name options of other programs."""
+OPTIONS_ALLOWED = {
+    "again with --replace (in Python, replace=True)": "said on AWS",
+    "with --region or": "a template, which names a variable beside it",
+    "deploy a stack with --kms-key": "what an administrator types",
+    "(--scheduler": "names the Python way beside it",
+    "--engine {}": "a part of a command",
+    "--open?": "an option of the server",
+    "--host, --port or --http-port": "options of the server",
+    "--certificate?": "an option of the server",
+}
+"""Messages that name an option as it is typed, and why they may."""
+
+
+def messages(tree: Tree) -> Iterator[tuple[int, str]]:
+    """Line and text of each string that is no docstring; ``{}`` stands for what is filled in."""
+    inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)
+             for part in ast.walk(node) if part is not node}  # fmt: skip
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if id(node) in inner or id(node) in docs:
+            continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+        elif isinstance(node, ast.JoinedStr):
+            parts = [p.value if isinstance(p, ast.Constant) else "{}" for p in node.values]
+            yield node.lineno, "".join(map(str, parts))
+
+
+def test_messages_name_options_as_their_user_gave_them():
+    """By `perseid.plaintext.option`: a program gives ``keep=``, and only a shell ``--keep``."""
+    found = []
+    for name, tree in modules().items():
+        if name.startswith(OF_COMMANDS):
+            continue
+        for line, text in messages(tree):
+            said = COMMAND.sub("", text)
+            words = " " in said and TYPED.search(said)
+            if words and not any(allowed in text for allowed in OPTIONS_ALLOWED):
+                found.append(f"{name}:{line}: {text}")
+    assert not found

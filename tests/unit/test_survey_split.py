@@ -127,7 +127,7 @@ def test_a_destination_in_use_is_refused(survey, tmp_path: Path, same_bits) -> N
     split(folder, tmp_path / "parts", rows=30)
     (tmp_path / "parts" / "notes.txt").write_text("mine")
     (tmp_path / "parts" / ".4.123-456.part").write_bytes(b"left by a killed split")
-    with pytest.raises(BadInputError, match=r"parts is not empty \(it has .*--overwrite"):
+    with pytest.raises(BadInputError, match=r"parts is not empty \(it has .*`overwrite=True`"):
         split(folder, tmp_path / "parts", rows=100)
     split(folder, tmp_path / "parts", rows=100, overwrite=True)
     assert (tmp_path / "parts" / "notes.txt").read_text() == "mine"

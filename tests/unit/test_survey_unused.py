@@ -68,4 +68,4 @@ def test_a_name_that_a_catalogue_cannot_have_is_not_promised(tmp_path: Path, kee
         return
     (note,) = plan(RunRequest.parse(request)).warnings
     assert "nothing uses the column" in note
-    assert "--keep all" not in note
+    assert "`keep" not in note

@@ -10,14 +10,14 @@ from perseid.engines.base import Engine
 from perseid.engines.engine_names import engine_class
 from perseid.errors import BadInputError
 from perseid.pipeline.request import RunRequest
-from perseid.plaintext import did_you_mean
+from perseid.plaintext import brief, did_you_mean
 
 
 def place_of(value: object, what: str) -> str:
     """A path or URL as text."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(text, str) or not text.strip():
-        raise BadInputError(f"{what} is {value!r}: give a path or URL, as text or as a Path")
+        raise BadInputError(f"{what} is {brief(value)}: give a path or URL, as text or as a Path")
     return text
 
 
@@ -34,7 +34,7 @@ def engine_of(engine: object) -> Engine:
         return engine_class(engine)()
     if isinstance(engine, type) or not hasattr(engine, "submit"):
         raise BadInputError(
-            f"engine is {engine!r}: give the name of an engine, such as 'local', or an engine "
+            f"engine is {brief(engine)}: give the name of an engine, such as 'local', or an engine "
             "object, such as perseid.LocalEngine()"
         )
     return cast(Engine, engine)
@@ -58,7 +58,7 @@ def request_keys(keys: Mapping[str, object]) -> dict[str, object]:
 
 def _plain(key: str, value: object) -> object:
     if isinstance(value, bytes | bytearray):
-        raise BadInputError(f"{key} is {bytes(value)!r}: give text, not bytes")
+        raise BadInputError(f"{key} is {brief(bytes(value))}: give text, not bytes")
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return [_plain(key, one) for one in value] if isinstance(value, list | tuple) else value

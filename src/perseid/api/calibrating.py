@@ -14,9 +14,12 @@ from perseid.errors import BadInputError
 from perseid.model.intervals import IntervalCalibration, calibration_place
 from perseid.pipeline.catalogue_reader import StoredCatalogue
 from perseid.pipeline.events import Report
+from perseid.plaintext import option
 from perseid.storage import Storage
 
 Z_PRED, Z_SPEC = "z_pred", "z_spec"
+
+_REDSHIFT = "redshift=NAME", "{'redshift': 'NAME'}"
 
 
 def calibrate_model(
@@ -91,6 +94,6 @@ def _of_run(done: Run) -> IntervalCalibration:
     if not np.isfinite(z_spec).any():
         raise BadInputError(
             f"{done.manifest.data_url} has no redshifts to calibrate with: name the column that "
-            "holds them (--columns redshift=NAME)"
+            f"holds them ({option('columns', *_REDSHIFT)})"
         )
     return IntervalCalibration.of(z_pred, z_spec, identity.digest, done.manifest.data_url)

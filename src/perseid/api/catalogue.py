@@ -19,7 +19,7 @@ from perseid.model.outputs import Z_PRED, OutputColumn
 from perseid.pipeline.catalogue_reader import StoredCatalogue
 from perseid.pipeline.publish import OUTPUTS_KEY
 from perseid.pipeline.tables import CATALOGUE
-from perseid.plaintext import counted, html_table
+from perseid.plaintext import brief, counted, html_table
 from perseid.storage import Storage
 from perseid.survey import natural_key
 from perseid.survey.formats.arrow import compute_module, pyarrow_module
@@ -96,7 +96,9 @@ class Catalogue:
     def difference(self, other: Catalogue) -> str | None:
         """Describe the first difference in words; None if both are equal."""
         if not isinstance(other, Catalogue):
-            raise BadInputError(f"a catalogue is compared with another one, not with {other!r}")
+            raise BadInputError(
+                f"a catalogue is compared with another one, not with {brief(other)}"
+            )
         mine, theirs = self._ordered, other._ordered
         if mine.column_names != theirs.column_names:
             return f"columns {mine.column_names} and {theirs.column_names}"

@@ -16,7 +16,7 @@ from perseid.pipeline.run_summary import (
     RedshiftSummary,
     RunSummary,
 )
-from perseid.plaintext import counted
+from perseid.plaintext import counted, option
 from perseid.storage import Storage
 
 NAMED = 20
@@ -49,7 +49,8 @@ def _next(result: RunResult, store: Storage) -> str:
     if result.summary["ranks"]["missing"]:
         return f"perseid resume {store.where()}"
     # No rank is missing, so resuming would only fail on the same files again.
-    return "fix or remove these partitions, then start a new run (--replace removes this one)"
+    again = option("replace", True)
+    return f"fix or remove these partitions, then start a new run ({again} removes this one)"
 
 
 def _head(summary: RunSummary) -> str:

@@ -9,6 +9,7 @@ from perseid.api.notebook import NotebookProgress, in_notebook
 from perseid.api.progress_display import RunProgress
 from perseid.errors import BadInputError
 from perseid.pipeline.events import Event, Report
+from perseid.plaintext import brief
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def reporting(progress: bool | Report) -> Iterator[Report]:
         yield progress
     elif not isinstance(progress, bool):
         raise BadInputError(
-            f"progress is {progress!r}: give True, False, or a function that takes an event"
+            f"progress is {brief(progress)}: give True, False, or a function that takes an event"
         )
     elif not progress:
         yield _silent

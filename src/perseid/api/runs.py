@@ -213,7 +213,9 @@ def request_of(data: Data | None, engine: Engine, keys: Mapping[str, object]) ->
 def with_results(plain: Mapping[str, object], engine: Engine) -> dict[str, object]:
     """Add the engine's default place for results to a request that names none."""
     data = plain.get("data")
-    if plain.get("results") or plain.get("result_path") or not data:
+    # The request's checks refuse what is no text, so its truth is not asked here.
+    placed = [plain[name] for name in ("results", "result_path") if plain.get(name) is not None]
+    if any(not isinstance(place, str) or place for place in placed) or not data:
         return dict(plain)
     first = data[0] if isinstance(data, list) else data
     return {**plain, "results": engine.default_results(str(first))}

@@ -22,7 +22,7 @@ from perseid.measure.prices import Prices, prices_of
 from perseid.measure.sources.load import load_runs
 from perseid.measure.sources.load_options import LoadOptions
 from perseid.pipeline.run_state import last_summary
-from perseid.plaintext import html_table
+from perseid.plaintext import html_table, option
 from perseid.storage import Location, Storage
 from perseid.survey import discover, split
 
@@ -179,7 +179,8 @@ def _partitioned(survey: str, out: Path, size: str) -> Path:
         known = parse_json(mark.read_text())["survey"]
         if known != source:
             raise BadInputError(
-                f"{folder} holds partitions of {known}, not of {source}: choose another --out"
+                f"{folder} holds partitions of {known}, not of {source}: choose another "
+                f"{option('out')}"
             )
         return folder
     done = split(survey, folder, size=size, overwrite=True)
@@ -193,7 +194,7 @@ def _check(cell: GridCell, folder: Path) -> None:
     if cell.files is not None and cell.files > have:
         raise BadInputError(
             f"{cell.data} in partitions of {cell.partition} are {cell.files} files, and the survey "
-            f"has {have}: leave {cell.data} out of --data-sizes"
+            f"has {have}: leave {cell.data} out of {option('data_sizes')}"
         )
 
 

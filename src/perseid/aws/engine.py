@@ -36,7 +36,7 @@ from perseid.pipeline.events import CountEvent, Event, Report, StageEvent
 from perseid.pipeline.initialize import new_run_id
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
-from perseid.plaintext import counted, html_table
+from perseid.plaintext import counted, html_table, on_command_line, option
 from perseid.storage import Location, Storage, use_aws
 
 NAMED_CALLS = 6
@@ -159,7 +159,7 @@ class AwsEngine:
         found = list(self.examine(manifest))
         wrong = [f"{check.name}: {check.text}" for check in found if check.state == "bad"]
         if wrong:
-            raise BadInputError("; ".join([*wrong, "--no-preflight starts it nevertheless"]))
+            raise BadInputError("; ".join([*wrong, f"{_without_checks()} starts it nevertheless"]))
         self._notes = tuple(check.text for check in found if check.state == "note")
 
     def examine(self, manifest: Manifest) -> Iterator[Check]:
@@ -217,12 +217,17 @@ class AwsEngine:
         return AwsRun(self.executions, started, self._max_usd)
 
 
+def _without_checks() -> str:
+    # The command line has a switch for what is True in Python unless said otherwise.
+    return option("no_preflight", True) if on_command_line() else option("preflight", False)
+
+
 def check_computable(request: RunRequest) -> None:
     """Raise `BadInputError` if Lambda functions cannot compute the model."""
     if request.device != CPU:
         raise BadInputError(
             f"device {request.device}: functions of AWS have no GPU; leave it out, or use "
-            "--engine local, slurm or dask"
+            f"{option('engine', 'local')}, slurm or dask"
         )
     if request.model and is_weights(request.model):
         raise BadInputError(
@@ -287,7 +292,8 @@ class AwsRun:
             return
         self.stop()
         raise RunInterruptedError(
-            f"stopped: its workers have cost about {spent:.4f} USD, and --max-usd is "
+            f"stopped: its workers have cost about {spent:.4f} USD, and "
+            f"{option('max_usd')} is "
             f"{self._max_usd:g}; what is done stays, and `perseid resume "
             f"{self.started.results_url} --engine aws` goes on with the rest"
         )

@@ -37,6 +37,7 @@ from perseid.pipeline.initialize import new_run_id
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
 from perseid.pipeline.run_state import RunResult, result_of
+from perseid.plaintext import option
 from perseid.storage import Location, Storage
 
 FIRST_WAIT, LONGEST_WAIT, LONGER = 1.0, 5.0, 1.25
@@ -312,7 +313,7 @@ def check_places(request: RunRequest) -> None:
     """Raise `BadInputError` unless all places of the request are on S3."""
     if request.bucket_root:
         raise BadInputError(
-            "bucket_root is for runs on this machine: leave it out with --engine aws"
+            f"bucket_root is for runs on this machine: leave it out with {option('engine', 'aws')}"
         )
     data = [request.data] if isinstance(request.data, str) else request.data or []
     for url in data:

@@ -15,7 +15,7 @@ from perseid.errors import PerseidError
 from perseid.measure.fields import Fields
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.records import STORE
-from perseid.plaintext import counted
+from perseid.plaintext import counted, option
 from perseid.storage import Location
 
 MIB = 1 << 20
@@ -101,7 +101,8 @@ def _concurrency(run: Preflight) -> Result:
         return "bad", (
             f"{ranks} ranks have to run at once, and only {counted(limit, 'function')} may: "
             "take fewer ranks "
-            "(--world-size), leave --transport at store, or ask for more under Service Quotas "
+            f"({option('world_size')}), leave {option('transport')} at store, or ask for "
+            "more under Service Quotas "
             "(Lambda, concurrent executions)"
         )
     if ranks > limit:
@@ -117,7 +118,7 @@ def _rendezvous(run: Preflight) -> Result:
     if run.parameters.get("Rendezvous", "yes") != "yes":
         return "bad", (
             "ranks are to meet, and this stack has no rendezvous: `perseid aws deploy "
-            "--rendezvous`, or leave --transport at store"
+            f"--rendezvous`, or leave {option('transport')} at store"
         )
     return "ok", "the run has it started"
 
@@ -143,7 +144,7 @@ def _regions(run: Preflight) -> Result:
         if bucket == results:
             return "bad", (
                 f"results are to go to {bucket} in {where}, and Step Functions reads a run's items "
-                f"in {run.aws.region} only: give --out in a bucket there"
+                f"in {run.aws.region} only: give {option('results')} in a bucket there"
             )
         notes.append(f"{bucket} is in {where}: traffic between regions costs about 0.02 USD a GB")
     return ("note", "; ".join(notes)) if notes else ("ok", run.aws.region)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from perseid.errors import AwsError, NotFoundError
 from perseid.libraries import library_error
+from perseid.plaintext import option
 from perseid.storage.credentials import NO_CREDENTIALS, sdk_sentence, sdk_session
 from perseid.storage.settings import profile_name
 
@@ -66,7 +67,7 @@ class Aws:
         with aws_errors():
             self._session = boto3.Session(botocore_session=sdk_session(profile, region))
         if self._session.region_name is None:
-            raise AwsError("no AWS region is set: give --region, or set AWS_REGION")
+            raise AwsError(f"no AWS region is set: give {option('region')}, or set AWS_REGION")
         self._clients: dict[tuple[str, int], Any] = {}
 
     @property

@@ -11,6 +11,7 @@ from perseid.aws.session import Aws, aws_errors, error_code
 from perseid.aws.stack_events import Change, Tell, last_events, wait
 from perseid.errors import AwsError, BadInputError, NotFoundError
 from perseid.measure.fields import Fields
+from perseid.plaintext import option
 
 CHANGE_SET_SECONDS, LOOK_SECONDS = 300.0, 0.25
 """Longest wait for a change set, and the time between two polls, in seconds."""
@@ -131,7 +132,7 @@ def describe_ours(aws: Aws, name: str) -> Description | None:
         return found
     raise BadInputError(
         f"the stack {name} in {aws.region} is not perseid's: it has neither the tag {TAG} nor our "
-        "description; give another --stack"
+        f"description; give another {option('stack')}"
     )
 
 
@@ -147,7 +148,7 @@ def outputs(aws: Aws, name: str) -> dict[str, str]:
     if stack is None or stack.under_review:
         raise NotFoundError(
             f"there is no stack {name} in {aws.region}: make it with `perseid aws deploy`, or give "
-            "--region or --stack"
+            f"{option('region')} or {option('stack')}"
         )
     return dict(stack.outputs)
 

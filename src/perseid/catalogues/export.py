@@ -15,6 +15,7 @@ from perseid.catalogues.selection import Selection
 from perseid.catalogues.votablefile import write_votable
 from perseid.errors import AlreadyExistsError, BadInputError
 from perseid.pipeline.rankfiles import temporary_folder
+from perseid.plaintext import option
 from perseid.storage import Location, Storage
 
 FORMATS: Mapping[str, Callable[[Selection, Path], int]] = {
@@ -111,6 +112,6 @@ def format_of(place: str) -> str:
         raise BadInputError(
             f"the name {place} does not state the format of the catalogue: end it with one of "
             f"{', '.join(SUFFIXES)}, or with / for a folder of HATS, or give the format with "
-            "--format"
+            f"{option('format')}"
         )
     return found

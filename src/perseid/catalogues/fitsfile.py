@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from perseid.catalogues.measures import Measure, is_text, measured
 from perseid.catalogues.selection import Meaning, Selection
 from perseid.errors import BadInputError
-from perseid.plaintext import one_line
+from perseid.plaintext import one_line, option
 from perseid.survey.formats.arrow import pyarrow_module, unwrapped
 
 BLOCK = 2880
@@ -65,7 +65,7 @@ def write_fits(selection: Selection, path: Path) -> int:
     if len(selection.columns) > _MOST_COLUMNS:
         raise BadInputError(
             f"FITS tables hold at most {_MOST_COLUMNS} columns, and there are "
-            f"{len(selection.columns):,}: choose some by --columns, or write Parquet"
+            f"{len(selection.columns):,}: choose some by {option('columns')}, or write Parquet"
         )
     # The header, which precedes the rows, states the width of texts and the number of rows.
     rows, found = measured(selection, _ascii, "FITS")
@@ -104,7 +104,7 @@ def _column(name: str, kind: Any, found: Measure, taken: set[str]) -> _FitsColum
     if short not in _CODES:
         raise BadInputError(
             f"the column {one_line(name)} is of type {kind}, which FITS does not have: leave it "
-            "out by --columns"
+            f"out by {option('columns')}"
         )
     code = _CODES[short]
     # FITS has only signed integers here: unsigned ones are stored minus half their range.

@@ -20,7 +20,7 @@ from perseid.catalogues.parquetfile import footer_pairs, longest_texts
 from perseid.catalogues.selection import Selection
 from perseid.errors import BadInputError
 from perseid.libraries import library_error
-from perseid.plaintext import one_line
+from perseid.plaintext import one_line, option
 from perseid.survey.formats.arrow import pyarrow_module
 
 MOST_ROWS = 1_000_000
@@ -33,6 +33,8 @@ INDEX, INDEX_ORDER = "_healpix_29", 29
 """The column that HATS sorts by, and the HEALPix order of its pixels."""
 PROPERTIES = ("hats.properties", "properties")
 """Files that make a folder a catalogue; they are written last."""
+_POSITIONS = "ra=NAME,dec=NAME", "{'ra': 'NAME', 'dec': 'NAME'}"
+"""How a survey's columns are named."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,9 @@ def _position(selection: Selection) -> _Position:
         if not named:
             raise BadInputError(
                 f"{selection.source} has no column {name}, and HATS is ordered by position: run "
-                "over a survey with coordinates (--columns ra=NAME,dec=NAME names them), and leave "
-                "them among --columns of this command"
+                f"over a survey with coordinates ({option('columns', *_POSITIONS)} names "
+                "them), and "
+                f"leave them among {option('columns')} of the catalogue"
             )
         found.append(named[0])
     return _Position(*found)

@@ -8,7 +8,7 @@ from typing import Any
 
 from perseid.catalogues.selection import Selection
 from perseid.errors import BadInputError
-from perseid.plaintext import one_line
+from perseid.plaintext import one_line, option
 from perseid.survey.formats.arrow import compute_module, pyarrow_module, unwrapped
 
 Encoder = Callable[[str], bytes]
@@ -48,7 +48,7 @@ class Measure:
 
     def _size(self, column: Any, name: str, encode: Encoder, form: str) -> int | None:
         leaf, lists = unwrapped(column.type)
-        leave = f"{form}: leave it out by --columns"
+        leave = f"{form}: leave it out by {option('columns')}"
         # Neither FITS nor VOTable has a form for them that readers agree on.
         if is_text(leaf) and lists:
             raise BadInputError(f"the column {one_line(name)} holds lists of texts, which are not "

@@ -18,6 +18,7 @@ from perseid.catalogues.astropytable import column_values
 from perseid.catalogues.selection import Selection
 from perseid.errors import BadInputError
 from perseid.jsontext import parse_json
+from perseid.plaintext import option
 
 OUTPUTS_KEY = "perseid.outputs"
 """Key in a catalogue's footer that describes the columns of the model's outputs."""
@@ -85,7 +86,8 @@ def _form(selection: Selection) -> _Form:
     if len(quantiles) < 2:
         raise BadInputError(
             f"{selection.source} has no PDFs and no quantiles: run a model with an output of the "
-            "kind pdf or quantiles, and leave its columns among --columns of this command"
+            f"kind pdf or quantiles, and leave its columns among {option('columns')} of the "
+            "catalogue"
         )
     levels = np.asarray([one["level"] for one in quantiles], np.float64)
     return _Form(tuple(one["name"] for one in quantiles), "quant", "quants", levels, "locs")
@@ -128,7 +130,7 @@ def _plain(column: Any) -> NDArray[Any]:
             values.astype(np.float64), np.nan)  # fmt: skip
     if values.dtype.kind == "O":
         raise BadInputError("lists of different lengths are not written to qp's files: leave the "
-                            "column out by --columns")  # fmt: skip
+                            f"column out by {option('columns')}")  # fmt: skip
     return np.ma.filled(values, np.nan) if values.dtype.kind == "f" else np.asarray(values)
 
 

@@ -18,7 +18,7 @@ from perseid.catalogues.measures import Measure, is_text, measured
 from perseid.catalogues.selection import Selection
 from perseid.errors import BadInputError
 from perseid.pipeline.voparquet import TEXT, VOField, field_xml
-from perseid.plaintext import one_line
+from perseid.plaintext import one_line, option
 from perseid.survey.formats.arrow import pyarrow_module, unwrapped
 
 _TYPES = {
@@ -149,7 +149,7 @@ def _column(name: str, kind: Any, found: Measure) -> _VOColumn:
     if str(leaf) not in _TYPES:
         raise BadInputError(
             f"the column {one_line(name)} is of type {kind}, which VOTable does not have: leave it "
-            "out by --columns"
+            f"out by {option('columns')}"
         )
     datatype, stored = _TYPES[str(leaf)]
     return _VOColumn(datatype, stored, (found.size or 1) if lists else None)

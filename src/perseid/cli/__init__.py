@@ -7,7 +7,8 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from perseid import __version__
@@ -15,7 +16,7 @@ from perseid.api.terminal import safe_output
 from perseid.cli.awsarguments import use_storage_arguments
 from perseid.errors import PerseidError
 from perseid.libraries import limit_reached
-from perseid.plaintext import did_you_mean, one_line
+from perseid.plaintext import COMMAND_LINE, did_you_mean, one_line
 
 COMMANDS: dict[str, str] = {
     "demo": "simulate a small survey, run the model over it, show the result",
@@ -96,8 +97,21 @@ def make_parser(names: Collection[str]) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; one of our errors becomes one sentence on stderr and its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with safe_output():
+    with safe_output(), _options_as_typed():
         return _call(arguments)
+
+
+@contextmanager
+def _options_as_typed() -> Iterator[None]:
+    """Let messages name options as they are typed in a shell; workers inherit it."""
+    before = os.environ.get(COMMAND_LINE)
+    os.environ[COMMAND_LINE] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(COMMAND_LINE, None)
+        if before is not None:
+            os.environ[COMMAND_LINE] = before
 
 
 def _call(arguments: Sequence[str]) -> int:

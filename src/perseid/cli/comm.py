@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from perseid.cli import units
 from perseid.cli.awsarguments import add_storage_arguments
 from perseid.errors import BadInputError
-from perseid.plaintext import counted
+from perseid.plaintext import COMMAND_LINE, counted
 from perseid.textfile import is_file
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ def _run_step(
 
     if not is_file(command[0]):
         raise BadInputError(f"there is no script {command[0]}")
+    os.environ.pop(COMMAND_LINE, None)  # the program itself is not typed
     environment = {**os.environ, "PYTHONPATH": python_path(), **variables}
     output = RanksOutput(sys.stdout.buffer, sys.stderr.buffer) if tag else None
     pipe = subprocess.PIPE if tag else None
@@ -196,6 +197,7 @@ def run_ranks(
 
     if not is_file(command[0]):
         raise BadInputError(f"there is no script {command[0]}")
+    os.environ.pop(COMMAND_LINE, None)  # the program itself is not typed
     environment = {"PYTHONPATH": python_path(), **(variables or {})}
     began = time.monotonic()
     with StopRequests() as stop:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from perseid.errors import BadInputError
+from perseid.plaintext import COMMAND_LINE
 from perseid.textfile import is_file
 
 
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     script = Path(args.script)
     if not is_file(script):
         raise BadInputError(f"there is no script {script}")
+    os.environ.pop(COMMAND_LINE, None)  # the program itself is not typed
     os.environ["PYTHONPATH"] = python_path()
     sys.path[:0] = [str(script.parent.resolve()), str(PATH)]
     sys.argv = [str(script), *args.arguments]

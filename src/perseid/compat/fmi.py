@@ -25,6 +25,7 @@ from perseid.comm import Communicator as OurCommunicator
 from perseid.comm.cost_model import choose
 from perseid.compat.fmi_config import FmiConfig, load
 from perseid.errors import BadInputError, RendezvousTimeoutError
+from perseid.plaintext import option
 from perseid.rendezvous import job_key
 from perseid.storage import Storage
 
@@ -205,7 +206,8 @@ class Communicator:
                 raise
             raise RendezvousTimeoutError(
                 f"{error} This run works on {at_once} of its {self._peers} ranks at once, so the "
-                f"others may not have started: give --workers {self._peers}, or fmi_enabled true "
+                f"others may not have started: give {option('workers', self._peers)}, or "
+                "fmi_enabled true "
                 "in the request.",
                 error.missing,
             ) from error

@@ -13,7 +13,7 @@ from perseid.engines.worker_speed import refuse_small_memory
 from perseid.errors import BadInputError
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.request import RunRequest
-from perseid.plaintext import html_table
+from perseid.plaintext import html_table, option
 
 LIMITS = ("threads", "memory_mb", "timeout", "retries")
 """Keyword arguments of these engines that are also keys of a request."""
@@ -93,7 +93,7 @@ class ClusterEngine:
         if manifest.talks:
             raise BadInputError(
                 "the ranks of this script talk to each other and must run at once, which "
-                f"{self.no_gang}"
+                f"{self.no_gang} {option('engine', 'local')}"
             )
         options = self._options_for(manifest)
         refuse_small_memory(manifest.item(0), options.threads, options.memory_mb)

@@ -22,6 +22,7 @@ from perseid.jsontext import parse_json
 from perseid.libraries import not_started
 from perseid.measure.calibration import Pace
 from perseid.pipeline.items import WorkItem
+from perseid.plaintext import option
 
 SECONDS = 1.0
 """Duration of the measurement, in seconds."""
@@ -46,7 +47,8 @@ def refuse_beyond(pace: Pace, memory_mb: int) -> None:
     if pace.peak_mb > memory_mb:
         raise BadInputError(
             f"a worker takes {pace.peak_mb:.0f} MB with this model, but a rank may take "
-            f"{memory_mb} MB: give --memory {math.ceil(pace.peak_mb / 64 + 1) * 64}"
+            f"{memory_mb} MB: give "
+            f"{option('memory_mb', math.ceil(pace.peak_mb / 64 + 1) * 64)}"
         )
 
 

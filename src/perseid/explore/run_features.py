@@ -20,6 +20,7 @@ from perseid.pipeline.rank_outputs import (
     stream_results,
 )
 from perseid.pipeline.stored import Records
+from perseid.plaintext import option
 from perseid.science import Metric, Moments, Neighbors, Partial, nearest
 from perseid.storage import Storage
 
@@ -119,7 +120,8 @@ def load_features(store: Storage, manifest: Manifest, table: ObjectTable) -> Run
     metric = survey_metric(moments, groups) if groups else None
     if metric is None:
         raise NotFoundError(
-            "the run has no features: its model gives none, or it ran with --anomaly none"
+            "the run has no features: its model gives none, or it ran with "
+            f"{option('anomaly', 'none')}"
         )
     width = sum(groups.values())
     # Refused before reading: swapping would make the whole machine unusable.

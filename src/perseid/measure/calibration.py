@@ -14,7 +14,7 @@ from perseid.errors import BadInputError
 from perseid.measure.folder import RankMeasures
 from perseid.measure.measured_run import MeasuredRun
 from perseid.pipeline.schema import from_plain
-from perseid.plaintext import html_table
+from perseid.plaintext import html_table, option
 from perseid.textfile import read_object
 
 MB_A_VCPU = 1769.0
@@ -238,7 +238,8 @@ def _cpus(run: MeasuredRun, memory_mb: float | None) -> float:
     configured = memory_mb or max((r.memory_mb for r in run.reports), default=None)
     if configured is None:
         raise BadInputError(
-            f"{run.name} does not say what memory its workers had: give --memory MB "
+            f"{run.name} does not say what memory its workers had: give "
+            f"{option('memory_mb')} in MB "
             "(10240 in the published runs)"
         )
     return vcpus(configured)

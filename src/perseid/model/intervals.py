@@ -20,7 +20,7 @@ from perseid.errors import BadInputError, BadModelError, NotFoundError
 from perseid.jsontext import parse_json
 from perseid.model.files import BUILT_IN, DEFAULT
 from perseid.model.outputs import Z_PRED, OutputColumn
-from perseid.plaintext import counted, html_table
+from perseid.plaintext import counted, html_table, option
 from perseid.science.distributions import conformal_width
 from perseid.storage import Storage
 from perseid.textfile import decode
@@ -173,7 +173,7 @@ def calibration_place(model_url: str) -> str:
     package."""
     if model_url in BUILT_IN:
         raise BadInputError(
-            f"the model {model_url} lies in the package: name another place by --to"
+            f"the model {model_url} lies in the package: name another place by {option('to')}"
         )
     return f"{model_url}{BESIDE}"
 

@@ -15,6 +15,7 @@ from perseid.model.runtime.graph_ports import Graph, bind
 from perseid.model.runtime.model_runtime import PRECISIONS, check_gpu
 from perseid.model.runtime.processor import usable_threads
 from perseid.model.signature import ModelSignature
+from perseid.plaintext import option
 
 DEVICES = (CPU, CUDA)
 GPU_BATCH = 1024
@@ -90,7 +91,9 @@ def check_device(device: str, url: str | Path) -> None:
                 error, f"device {device} needs torch for this model: pip install 'perseid[train]'"
             ) from error
         if not torch.cuda.is_available():
-            raise BadInputError(f"device {device}: torch sees no GPU here; use --device cpu")
+            raise BadInputError(
+                f"device {device}: torch sees no GPU here; use {option('device', 'cpu')}"
+            )
     elif device == CUDA:
         check_gpu()
 

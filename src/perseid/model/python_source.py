@@ -17,6 +17,7 @@ from pathlib import Path
 
 from perseid.errors import BadModelError
 from perseid.model.files import sha256_of
+from perseid.plaintext import option
 
 PREFIX = "python:"
 """Prefix of such a model's name, ``python:package.module:Class``."""
@@ -85,7 +86,7 @@ def find_source(spec: str, folder: str = "") -> PythonSource:
         where = f", nor in {folder}" if folder else ""
         raise BadModelError(
             f"the model {spec} has no module {module} where its workers run: it is not installed "
-            f"there{where}; install it, or name its folder by --model-path"
+            f"there{where}; install it, or name its folder by {option('model_path')}"
         )
     try:
         tree = ast.parse(path.read_bytes())

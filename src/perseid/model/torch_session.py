@@ -16,6 +16,7 @@ from perseid.model.signature import METADATA_KEY
 from perseid.model.training.astromae import from_weights
 from perseid.model.training.layers import fold_norms
 from perseid.model.weights import load_weights
+from perseid.plaintext import option
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ class TorchSession:
 
     def __init__(self, url: str, device: str, threads: int) -> None:
         if device == "cuda" and not torch.cuda.is_available():
-            raise BadInputError("device cuda: torch sees no GPU here; use --device cpu")
+            raise BadInputError(
+                f"device cuda: torch sees no GPU here; use {option('device', 'cpu')}"
+            )
         if device == "cpu":
             torch.set_num_threads(threads)
         weights = load_weights(url)

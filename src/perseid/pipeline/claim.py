@@ -22,10 +22,9 @@ from perseid.jsontext import json_bytes
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import READERS
+from perseid.plaintext import option
 from perseid.storage import ObjectInfo, Storage, scan
 
-REPLACE = "--replace (in Python, replace=True)"
-"""How a former run is removed, for messages that a command and a program show alike."""
 _FOLDERS = ("ranks", "logs", "slurm")
 """Folders that a run writes into."""
 _KEPT = frozenset({layout.MANIFEST, layout.DRIVER})
@@ -54,7 +53,8 @@ class FormerRun:
         link = next(_links(storage), None)
         if link is not None:
             raise RunError(
-                f"{link} is a symbolic link, and --replace removes nothing through one: name the "
+                f"{link} is a symbolic link, and {option('replace', True)} removes nothing "
+                "through one: name the "
                 "folder that it points to, or remove the link"
             )
         try:
@@ -147,7 +147,7 @@ def taken(storage: Storage, key: str, *, meanwhile: bool = False) -> RunError:
     except (NotFoundError, BadInputError):
         return RunError(
             f"{where} holds results of a former run ({key}): choose another place for results, "
-            f"or remove them with {REPLACE}"
+            f"or remove them with {option('replace', True)}"
         )
     begun = f"{datetime.fromtimestamp(manifest.created, UTC):%Y-%m-%d %H:%M:%S} UTC"
     if meanwhile:
@@ -159,7 +159,7 @@ def taken(storage: Storage, key: str, *, meanwhile: bool = False) -> RunError:
     return RunError(
         f"{where} belongs to run {manifest.run_id}, which began {begun} and {state}: choose "
         "another place for results, go on with it by `perseid resume`, or remove it with "
-        f"{REPLACE}"
+        f"{option('replace', True)}"
     )
 
 

@@ -37,6 +37,7 @@ from perseid.pipeline.run_settings import ItemOptions, RunSettings, ScriptJob
 from perseid.pipeline.schema import SCHEMA, check_version
 from perseid.pipeline.survey_columns import carried, choose_columns, parse_keep
 from perseid.pipeline.tables import CATALOGUE
+from perseid.plaintext import option
 from perseid.storage import Location, Storage
 from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.look import look_at_formats, notes_on
@@ -187,7 +188,7 @@ def _adopt(begun: Manifest, now: Manifest) -> Manifest:
         if now.model.kind != DEFAULT:
             raise BadModelError(
                 f"the model {now.model.uri} was replaced while the run began ({said}): start it "
-                "again with --replace"
+                "again with --replace (in Python, replace=True)"
             )
         model = now.model
     return replace(begun, created=now.created, settings=now.settings, model=model)
@@ -282,7 +283,7 @@ def _check_lists(kinds: Sequence[str], model: ModelSignature) -> None:
     if lacking:
         raise BadInputError(
             f"the request asks for lists of the kind {lacking[0]}, and the model "
-            f"{model.name!r} gives none: leave it out of --lists"
+            f"{model.name!r} gives none: leave it out of {option('lists')}"
         )
 
 

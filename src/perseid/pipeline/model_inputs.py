@@ -13,7 +13,7 @@ from perseid.errors import BadInputError, BadPartitionError
 from perseid.model.inputs import MAGNITUDE, ColumnInput
 from perseid.model.signature import ModelSignature
 from perseid.pipeline.columns import MISSING_INPUT, NOT_FINITE
-from perseid.plaintext import counted
+from perseid.plaintext import counted, option
 from perseid.survey.bands import band_places
 from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.cutouts import Cutouts
@@ -76,6 +76,13 @@ def unfit(
     return said
 
 
+_MAGNITUDES = "magnitude=[...]", "{'magnitude': [...]}"
+
+
+def _columns(name: str) -> str:
+    return option("columns", f"{name}=NAME", f"{{{name!r}: 'NAME'}}")
+
+
 def magnitudes_taken(signature: ModelSignature) -> int:
     """Number of magnitudes per row that the model takes; 0 if it takes any number."""
     widths = [one.width for one in signature.columns if one.column == MAGNITUDE]
@@ -94,19 +101,19 @@ def _unfit_column(
     if column.column == MAGNITUDE:
         if not magnitudes:
             return (
-                f"no magnitudes (it has {has}), which {takes}: name their columns by --columns "
-                "magnitude=[...], or give a model of images alone"
+                f"no magnitudes (it has {has}), which {takes}: name their columns by "
+                f"{option('columns', *_MAGNITUDES)}, or give a model of images alone"
             )
         wanted = magnitudes_taken(signature)
         if wanted not in (0, magnitudes):
             return (
                 f"{magnitudes} magnitudes a row, but {takes} {wanted}: name those of its bands by "
-                "--columns magnitude=[...]"
+                f"{option('columns', *_MAGNITUDES)}"
             )
     elif column.column not in there:
         return (
             f"no column {column.column} (it has {has}), which {takes}: name the survey's column by "
-            f"--columns {column.column}=NAME"
+            f"{_columns(column.column)}"
         )
     return ""
 
@@ -149,7 +156,7 @@ def same_order_note(signature: ModelSignature, count: int, names: Sequence[str])
         return ""
     return (
         f"the survey's bands {', '.join(names)} are taken for the model's {', '.join(wanted)}, in "
-        "this order: --bands gives them the model's names where the order is another"
+        f"this order: {option('bands')} gives them the model's names where the order is another"
     )
 
 
@@ -163,7 +170,7 @@ def _unfit_bands(signature: ModelSignature, count: int, names: Sequence[str]) ->
         return (
             f"images of {counted(count, 'band')}, and names of {len(names)} "
             f"({', '.join(names)}): name each "
-            "band by --bands, in the images' order"
+            f"band by {option('bands')}, in the images' order"
         )
     shared = _shared(signature, names)
     lacking = [one for one in names_of_bands(signature) if one not in shared]
@@ -171,7 +178,8 @@ def _unfit_bands(signature: ModelSignature, count: int, names: Sequence[str]) ->
         return ""
     return (
         f"the bands {', '.join(names)} and not {', '.join(lacking)}, which the input "
-        f"`{signature.image.name}` of the model {signature.name!r} takes: say by --bands what the "
+        f"`{signature.image.name}` of the model {signature.name!r} takes: say by "
+        f"{option('bands')} what the "
         "survey's bands are called, or give a model of such bands"
     )
 
@@ -191,8 +199,8 @@ def _unfit_image(
     takes = f"the input `{signature.image.name}` of the model {signature.name!r} takes"
     if not shape[0]:
         return (
-            f"no images (it has {_listed(named)}), which {takes}: name their column by --columns "
-            "image=NAME, or give a model of other columns"
+            f"no images (it has {_listed(named)}), which {takes}: name their column by "
+            f"{_columns('image')}, or give a model of other columns"
         )
     said = f"images of (bands, height, width) = {shape}, but {takes} {wanted}"
     if shape[0] == wanted[0]:
@@ -200,15 +208,20 @@ def _unfit_image(
             how for how in FITS if fitted_shape((has[0], has[1], has[2]), signature, how) == wanted
         ]
         if ways:
-            return f"{said}: fit them by --fit {ways[0]}, or give another model"
+            return f"{said}: fit them by {option('fit', ways[0])}, or give another model"
         return (
-            f"{said}: neither --fit crop nor --fit pad makes both sides fit, so put that into the "
-            "graph"
+            f"{said}: neither {option('fit', 'crop')} nor {option('fit', 'pad')} makes "
+            "both sides fit, "
+            "so put that into the graph"
         )
     if shape[-1] == wanted[0]:
-        return f"{said}: if the bands are the last axis of the file, say --layout channels-last"
+        return (
+            f"{said}: if the bands are the last axis of the file, say "
+            f"{option('layout', 'channels-last')}"
+        )
     return (
-        f"{said}: name the survey's bands by --bands and the model's in its signature, and those "
+        f"{said}: name the survey's bands by {option('bands')} and the model's in its "
+        "signature, and those "
         "are taken that have the same names, or give a model for such images"
     )
 

@@ -8,6 +8,7 @@ from perseid.errors import BadModelError
 from perseid.model.files import DEFAULT
 from perseid.model.identity import CPU, identify
 from perseid.pipeline.manifest import Manifest
+from perseid.plaintext import option
 from perseid.storage import Storage
 
 
@@ -52,6 +53,6 @@ def with_current_model(
         raise BadModelError(
             f"the model {now.uri} is not the one that the run at {where} began with "
             f"({difference}): put that one back, or go on with this one by "
-            "--allow-model-change, which marks the run as mixed"
+            f"{option('allow_model_change', True)}, which marks the run as mixed"
         )
     return replace(manifest, resumed_with=now)

@@ -20,7 +20,7 @@ from perseid.pipeline.columns import PartitionResult
 from perseid.pipeline.manifest import Manifest
 from perseid.pipeline.rank_outputs import BrokenRankError
 from perseid.pipeline.stored import Records
-from perseid.plaintext import one_line
+from perseid.plaintext import one_line, option
 from perseid.science import nearest
 from perseid.science.anomaly import group_columns
 from perseid.storage import Storage
@@ -91,7 +91,8 @@ class SimilarObjects:
         if not groups:
             raise NotFoundError(
                 f"the run at {store.where()} has no features to compare: no rank is done, its "
-                "model gives no embedding, it ran with --anomaly none, or it ran a script"
+                f"model gives no embedding, it ran with {option('anomaly', 'none')}, or it "
+                "ran a script"
             )
         self.use = use or (EMBEDDING if EMBEDDING in groups else ALL)
         """Feature groups that are compared."""

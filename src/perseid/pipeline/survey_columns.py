@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadPartitionError
 from perseid.masked import is_masked_array
+from perseid.plaintext import option
 from perseid.survey.column_spec import TEXT_KIND, ColumnSpec
 from perseid.survey.content import convert
 from perseid.survey.look import FileLook
@@ -139,11 +140,13 @@ def _kept(
         spec = there.get(name.lower())
         if spec is None and name.lower() != ALL:
             raise BadInputError(
-                f"--keep names the column {name}, which the survey lacks: it has {_listed(there)}"
+                f"{option('keep')} names the column {name}, which the survey lacks: it has "
+                f"{_listed(there)}"
             )
         if spec is not None and spec.is_scalar and not spec.can_be_carried:
             raise BadInputError(
-                f"--keep names the column {spec.source!r}, whose name has control characters: "
+                f"{option('keep')} names the column {spec.source!r}, whose name has "
+                "control characters: "
                 "give it another name in the survey"
             )
         if spec is not None and not spec.is_scalar:
@@ -151,7 +154,8 @@ def _kept(
                 f"{spec.shape} values per row" if spec.kind else "values of a type that is not read"
             )
             raise BadInputError(
-                f"--keep names the column {name}, which has {what}: the catalogue takes columns of "
+                f"{option('keep')} names the column {name}, which has {what}: the "
+                "catalogue takes columns of "
                 "one number or text a row"
             )
     for key, spec in there.items():
@@ -175,7 +179,7 @@ def conform(array: NDArray[Any], spec: ColumnSpec, where: str) -> NDArray[Any]:
         has = "text" if text else f"{array.dtype} numbers"
         raise BadPartitionError(
             f"{where}: the column {spec.source} is {has} here and {spec.kind} in the survey's "
-            "first file: write it in one type, or leave it out of --keep"
+            f"first file: write it in one type, or leave it out of {option('keep')}"
         )
     if text or array.dtype == dtype:
         return array

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 from perseid.errors import BadPartitionError, NotInstalledError, StorageError
+from perseid.plaintext import option
 from perseid.storage import Storage
 from perseid.survey.column_spec import ColumnSpec
 from perseid.survey.file_columns import Columns
@@ -117,5 +118,5 @@ def _unused_note(look: FileLook, used: set[str]) -> list[str]:
     remedy = ""
     if any(spec.can_be_carried for spec in unused):
         them = "it" if len(unused) == 1 else "those of one value per row"
-        remedy = f" (--keep all carries {them} into the catalogue)"
+        remedy = f" ({option('keep', 'all')} carries {them} into the catalogue)"
     return [f"of {look.where} nothing uses {which} {named}{more}{remedy}"]

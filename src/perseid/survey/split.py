@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perseid.errors import BadInputError, BadPartitionError
+from perseid.plaintext import option
 from perseid.storage import Storage, scan
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.description import description_of
@@ -166,7 +167,7 @@ def _check_destination(listing: SurveyListing, target: Storage, *, overwrite: bo
         if there is not None:
             raise BadInputError(
                 f"{target.where()} is not empty (it has {there}); "
-                "choose another folder or give --overwrite"
+                f"choose another folder or give {option('overwrite', True)}"
             )
 
 

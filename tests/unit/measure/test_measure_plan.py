@@ -191,7 +191,7 @@ def test_a_calibration_from_runs_of_ours(make_run: Callable[..., object]) -> Non
 
 def test_two_memory_sizes_tell_how_the_pace_grows(cai: Path) -> None:
     (run,) = load_runs([str(cai / "result-partition-25MB" / "1GB" / "1")])
-    with pytest.raises(BadInputError, match="give --memory"):
+    with pytest.raises(BadInputError, match="give `memory_mb`"):
         from_runs([run])
     slow = tuple(replace(r, model_seconds=1.5 * r.model_seconds) for r in run.records)
     half = replace(run, records=slow, reports=_reports(5120))

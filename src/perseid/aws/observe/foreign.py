@@ -53,7 +53,7 @@ def group_runs(
         found += invocation_runs(invocations, group, size, options) if invocations else ()
     if not found:
         raise BadInputError(
-            f"no invocation was logged in {', '.join(groups)} in that time: check --from and --to "
-            "(UTC)"
+            f"no invocation was logged in {', '.join(groups)} in that time (UTC): check "
+            "its beginning and its end"
         )
     return found

@@ -50,7 +50,7 @@ class DaskEngine(ClusterEngine):
     name = "dask"
     scheduler = "Dask"
     detach = False
-    no_gang = "Dask does not promise: use --engine local"
+    no_gang = "Dask does not promise: use"
 
     def __init__(
         self,

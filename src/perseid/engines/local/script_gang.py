@@ -13,6 +13,7 @@ from perseid.errors import BadInputError, PerseidError
 from perseid.pipeline.events import Report, StageEvent
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.manifest import Manifest
+from perseid.plaintext import option
 from perseid.rendezvous import Config, EmbeddedServer
 
 SCRIPT_MB = 300
@@ -32,7 +33,8 @@ def refuse_without_memory(manifest: Manifest, options: LocalOptions) -> None:
         return
     raise BadInputError(
         f"the {manifest.world_size} ranks of this script talk to each other and must run at once, "
-        f"but {free:.0f} MB of free memory are too little for {each} MB each: give with --memory "
+        f"but {free:.0f} MB of free memory are too little for {each} MB each: give with "
+        f"{option('memory_mb')} "
         "what a rank really takes, or use fewer ranks (`world_size`)"
     )
 
@@ -60,7 +62,8 @@ def around_scripts(
             report(
                 StageEvent(
                     "map",
-                    f"the ranks of this script talk to each other: --workers is raised from "
+                    f"the ranks of this script talk to each other: {option('workers')} is "
+                    "raised from "
                     f"{options.concurrency} to {len(items)}, so that all run at once",
                 )
             )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from perseid.errors import BadInputError, NotInstalledError, RunError
+from perseid.plaintext import option
 
 COMMAND_SECONDS = 60.0
 """Time limit of a command, in seconds; a busy controller takes several seconds to answer."""
@@ -33,11 +34,17 @@ ENDINGS = {
     "DEADLINE": "its deadline passed",
     "FAILED": "its program failed",
     "NODE_FAIL": "its node was lost",
-    "OUT_OF_MEMORY": "it took more memory than Slurm gave it; ask for more with --memory",
+    "OUT_OF_MEMORY": "it took more memory than Slurm gave it; ask for more with {memory}",
     "PREEMPTED": "it was preempted and not put back into the queue",
-    "TIMEOUT": "its time limit passed; ask for more with --time, or pack fewer ranks into a task",
+    "TIMEOUT": "its time limit passed; ask for more with {time}, or pack fewer ranks into a task",
 }
-"""Explanation for the user, by the state in which a task ended."""
+"""Explanation for the user, by the state in which a task ended; for `ending`."""
+
+
+def ending(state: str) -> str:
+    """Explanation for the user of the state in which a task ended."""
+    said = ENDINGS.get(state, f"it ended as {state}")
+    return said.format(memory=option("memory_mb"), time=option("time"))
 
 
 @dataclass(frozen=True)
@@ -236,7 +243,10 @@ def _reason(stderr: str) -> str:
 
 def _advice(stderr: str) -> str:
     if "Job violates accounting/QOS policy" in stderr or "MaxSubmit" in stderr:
-        return "; more ranks per task (--ranks-per-task) make fewer tasks"
+        return f"; more ranks per task ({option('ranks_per_task')}) make fewer tasks"
     if "mem" in stderr.lower():
-        return "; --memory sets the memory of a rank, --sbatch='--mem=0' requests none"
+        return (
+            f"; {option('memory_mb')} sets the memory of a rank, {option('sbatch', '--mem=0')} "
+            "requests none"
+        )
     return ""

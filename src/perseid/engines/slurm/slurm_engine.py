@@ -21,6 +21,7 @@ from perseid.errors import BadInputError, NotFoundError, PerseidError, RunError
 from perseid.jsontext import parse_json
 from perseid.pipeline import layout
 from perseid.pipeline.manifest import Manifest
+from perseid.plaintext import option
 from perseid.storage import Storage
 
 SETTINGS = ("partition", "account", "time", "ranks_per_task", "sbatch")
@@ -57,7 +58,7 @@ class SlurmEngine(ClusterEngine):
     name = "slurm"
     scheduler = "Slurm"
     detach = True
-    no_gang = "an array of Slurm does not promise: use `srun perseid comm run`, or --engine local"
+    no_gang = "an array of Slurm does not promise: use `srun perseid comm run`, or"
 
     def __init__(
         self,
@@ -82,7 +83,7 @@ class SlurmEngine(ClusterEngine):
         try:
             self._extra = tuple(shlex.split(sbatch or ""))
         except ValueError as error:
-            raise BadInputError(f"--sbatch {sbatch!r} cannot be split: {error}") from None
+            raise BadInputError(f"{option('sbatch', sbatch)} cannot be split: {error}") from None
         self._sbatch = sbatch or ""
 
     @classmethod

@@ -17,7 +17,7 @@ from perseid.engines.slurm.job_arrays import (
     task_output,
 )
 from perseid.engines.slurm.more_memory import ran_out, remember, with_more_memory
-from perseid.engines.slurm.slurm_commands import ENDINGS, RUNNING, TaskState
+from perseid.engines.slurm.slurm_commands import RUNNING, TaskState, ending
 from perseid.engines.slurm.submission import Submission, get_reports
 from perseid.errors import BadInputError, NotFoundError, RunError
 from perseid.jsontext import parse_json
@@ -282,7 +282,7 @@ class SlurmRun(AttachedRun):
         name = f"its Slurm task {job}_{index}"
         if task is None:
             return f"{name} is gone and Slurm no longer says why; its output is in {output}"
-        said = ENDINGS.get(task.state, f"it ended as {task.state}")
+        said = ending(task.state)
         where = f" on node {task.node}" if task.node else ""
         return f"{name}{where} left no record of it: {said} (output: {output})"
 

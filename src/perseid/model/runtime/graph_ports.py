@@ -12,6 +12,7 @@ import numpy as np
 from perseid.errors import BadModelError
 from perseid.model.inputs import MAGNITUDE, ColumnInput
 from perseid.model.signature import FEATURES, METADATA_KEY, ModelSignature
+from perseid.plaintext import option
 from perseid.survey.read_options import CHANNELS_LAST
 
 TYPES = {
@@ -28,7 +29,6 @@ TYPES = {
 """Onnxruntime's names of the numeric types."""
 _PLAIN_TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
 _FLOATS = ("float16", "float32", "float64")
-DESCRIBE = "say what they mean by `perseid model describe` or --signature"
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def _plain(
     if image is None or image.type != "tensor(float)" or len(image.shape) != 4:
         raise BadModelError(
             f"{name} has no float32 input image (n, bands, height, width); it takes "
-            f"{listed(graph.inputs)}: {DESCRIBE}"
+            f"{listed(graph.inputs)}: {_describe()}"
         )
     shape = _fixed(image, name)
     magnitude = _magnitude(graph, name, image, shape)
@@ -287,7 +287,7 @@ def _fixed(image: GraphValue, name: str) -> tuple[int, int, int]:
         return bands, height, width
     raise BadModelError(
         f"{name} does not say how large its images are ({image}): export it with fixed bands, "
-        f"height and width, or {DESCRIBE}"
+        f"height and width, or {_describe()}"
     )
 
 
@@ -301,7 +301,7 @@ def _magnitude(
         raise BadModelError(
             f"{name} takes {listed(graph.inputs)}; without a signature a worker gives only image "
             "(n, bands, height, width) and magnitude (n, bands), float32 or float64: "
-            f"{DESCRIBE}"
+            f"{_describe()}"
         )
     if value is None:
         return None
@@ -322,7 +322,7 @@ def _outputs(graph: Graph, name: str) -> tuple[tuple[str, str], ...]:
     if redshift is None or redshift.dtype not in _FLOATS or redshift.shape[1:] not in ((), (1,)):
         raise BadModelError(
             f"{name} has no output redshift (n,) of floating-point numbers: it gives "
-            f"{listed(graph.outputs)}: {DESCRIBE}"
+            f"{listed(graph.outputs)}: {_describe()}"
         )
     features = graph.output(FEATURES)
     pairs = [(redshift.name, "redshift")]
@@ -341,3 +341,7 @@ def _features(graph: Graph, name: str) -> int:
             f"{listed(graph.outputs)}"
         )
     return width
+
+
+def _describe() -> str:
+    return f"say what they mean by `perseid model describe` or {option('signature')}"

@@ -35,6 +35,7 @@ from perseid.model.runtime.processor import (
     usable_threads,
 )
 from perseid.model.signature import ModelSignature
+from perseid.plaintext import option
 
 PRECISIONS = ("float32", "int8")
 PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}
@@ -340,7 +341,7 @@ def open_session(
     if provider not in session.get_providers():
         raise BadInputError(
             f"device {device}: onnxruntime cannot use a GPU here, because the driver or libraries "
-            "of CUDA are missing; use --device cpu"
+            f"of CUDA are missing; use {option('device', 'cpu')}"
         )
     return session
 

@@ -23,6 +23,7 @@ from perseid.model.runtime.image_buffer import ImageBuffer
 from perseid.model.runtime.processor import usable_threads
 from perseid.model.signature import ModelSignature
 from perseid.model.signature_files import signature_of
+from perseid.plaintext import option
 
 _loaded: dict[str, tuple[str, str]] = {}
 """Digest and path of the source from which each module of a model was imported."""
@@ -177,7 +178,7 @@ def _own_signature(model: Any, source: PythonSource) -> ModelSignature:
     if given is None:
         raise BadModelError(
             f"the model {source.spec} has no signature: give it an attribute `signature`, or "
-            "--signature FILE"
+            f"{option('signature', 'FILE')}"
         )
     return signature_of(source.path.parent / given if isinstance(given, (str, Path)) else given)
 

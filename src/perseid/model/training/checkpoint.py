@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from perseid.errors import BadInputError
+from perseid.plaintext import option
 
 CHECKPOINT = "checkpoint.pt"
 """Name of the checkpoint in the output folder."""
@@ -36,7 +37,8 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
         first = (str(error).strip().splitlines() or [repr(error)])[0]
         raise BadInputError(
-            f"the checkpoint {path} cannot be read ({first}): train without --resume"
+            f"the checkpoint {path} cannot be read ({first}): train without "
+            f"{option('resume', True)}"
         ) from error
     return state
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from perseid.errors import BadInputError
-from perseid.plaintext import counted
+from perseid.plaintext import counted, option
 
 
 class DataParallel:
@@ -41,7 +41,7 @@ class DataParallel:
             raise BadInputError(
                 f"a batch of {counted(batch, 'row')} cannot be shared equally by {self.size} "
                 "ranks: give "
-                f"--batch {max(1, round(batch / self.size)) * self.size}"
+                f"{option('batch', max(1, round(batch / self.size)) * self.size)}"
             )
         self._statistics: Any = dist.new_group(list(range(self.size)))
         """A separate process group: its sums are interleaved with those of the gradients."""

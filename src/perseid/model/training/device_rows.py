@@ -16,7 +16,7 @@ from perseid.errors import BadInputError
 from perseid.model.config import AstroMAEConfig
 from perseid.model.training.data import TrainingSet
 from perseid.model.training.steps import jitter_per_band, turned
-from perseid.plaintext import counted
+from perseid.plaintext import counted, option
 
 IMAGE_SHARE = 0.5
 """Share of a GPU's free memory that the survey's images may take; larger surveys stay in the host's
@@ -151,7 +151,7 @@ def fitting_batch(config: AstroMAEConfig, rows: int, device: torch.device) -> in
         raise BadInputError(
             f"the GPU has {free / 1e9:.1f} GB free, too little for a batch of "
             f"{counted(least, 'row')}: give "
-            "--batch, or --device cpu"
+            f"{option('batch')}, or {option('device', 'cpu')}"
         )
     wanted = min(most, left / row, max(least, rows / STEPS_AN_EPOCH))
     return 1 << (int(wanted).bit_length() - 1)

@@ -33,6 +33,7 @@ from perseid.model.training.train_options import (
 )
 from perseid.model.training.trainer import Trainer
 from perseid.model.weights import Weights, save_weights
+from perseid.plaintext import option
 from perseid.science.metrics import RedshiftMetrics, redshift_metrics
 from perseid.survey.cutouts import Cutouts
 from perseid.survey.splits import TEST, TRAIN, VALIDATION
@@ -188,9 +189,11 @@ def _device(name: str, options: TrainOptions) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise BadInputError("device cuda: torch sees no GPU here; use --device cpu")
+        raise BadInputError(f"device cuda: torch sees no GPU here; use {option('device', 'cpu')}")
     if name != "cuda" and options.precision != "float32":
-        raise BadInputError(f"precision {options.precision} needs a GPU: leave --precision out")
+        raise BadInputError(
+            f"precision {options.precision} needs a GPU: leave {option('precision')} out"
+        )
     if name == "cuda":
         # "highest" is true float32; "high" lets products round their factors to tf32.
         exact = options.precision == "float32"
@@ -211,7 +214,8 @@ def _check_rows(data: TrainingSet, options: TrainOptions) -> None:
             raise BadInputError(
                 f"the survey has {have} {what} for {name} (and {held_out} held out), at least "
                 f"{least} are needed (batch {options.batch}): give a larger survey (one made with "
-                "--held-out has none to train on), a smaller batch, or --epochs 0 to pre-train only"
+                f"{option('held_out', True)} has none to train on), a smaller batch, or "
+                f"{option('epochs', 0)} to pre-train only"
             )
 
 

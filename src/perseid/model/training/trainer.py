@@ -38,6 +38,7 @@ from perseid.model.training.steps import (
     redshift_loss,
 )
 from perseid.model.training.train_options import Report, Stop, TrainEvent, TrainOptions
+from perseid.plaintext import option
 from perseid.survey.splits import TRAIN, VALIDATION
 
 PHASES = ("pretrain", "redshift")
@@ -242,7 +243,8 @@ class Trainer:
                 p.loss_sum = losses.value
                 self._save(save)
                 raise RunInterruptedError(
-                    f"training stopped in epoch {p.epoch + 1} of {self._phase}: --resume goes on"
+                    f"training stopped in epoch {p.epoch + 1} of {self._phase}: "
+                    f"{option('resume', True)} goes on"
                 )
             part = order[p.step * self.options.batch : (p.step + 1) * self.options.batch]
             losses.add(self._step(part, p.epoch * steps + p.step, steps * self._epochs()))
