@@ -60,7 +60,7 @@ def test_a_run_is_stopped_at_its_spending_cap(stack, faulty, faulty_data):
     Storage(f"{stack.bucket}/runs").put("capped.faults.json", plan)
     executions = Executions(Calls(stack.aws), faulty.place)
     engine = AwsEngine(executions=executions, max_usd=1e-6)
-    with pytest.raises(RunInterruptedError, match="--max-usd is 1e-06; what is done stays"):
+    with pytest.raises(RunInterruptedError, match="`max_usd` is 1e-06; what is done stays"):
         perseid.run(faulty_data, results=results, engine=engine, progress=False)
     [arn] = executions.executions(results)
     found = stack.aws.client("stepfunctions").describe_execution(executionArn=arn)

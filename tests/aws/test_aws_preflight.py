@@ -128,3 +128,16 @@ def test_results_in_another_region(stack, faulty_data):
         state, text = said(run, "regions")
     assert state == "bad"
     assert "in eu-west-3, and Step Functions reads a run's items in us-east-1 only" in text
+
+
+@pytest.mark.parametrize(
+    ("states", "found"),
+    [(("Pending", "Active"), "ok"), (("Pending", "Failed"), "bad"), (("Inactive",), "ok")],
+)
+def test_functions_that_are_being_created_are_waited_for(stack, faulty_data, states, found):
+    run = run_of(stack, faulty_data)
+    client = run.aws.client("lambda")
+    with Stubber(client) as stubbed:
+        for state in (*states, "Active", "Active"):
+            stubbed.add_response("get_function_configuration", {"State": state})
+        assert said(run, "functions")[0] == found

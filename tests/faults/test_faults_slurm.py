@@ -379,7 +379,7 @@ def test_a_task_that_slurm_ended_for_memory(tmp_path, monkeypatch):
     assert handle.ended
     said = handle.report().failures[1]
     assert "1842_1 on node c02 left no record of it: it took more memory than Slurm gave it" in said
-    assert "--memory" in said
+    assert "ask for more with `memory_mb`" in said
 
 
 def test_wrong_settings_are_named():

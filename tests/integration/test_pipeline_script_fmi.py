@@ -132,7 +132,7 @@ def test_a_rank_that_waits_for_ranks_not_started_names_the_option(
     result, told = run(local_run(tmp_path, name, milliseconds), workers=1, timeout=12)
     assert result.incomplete
     assert "works on 1 of its 2 ranks at once" in result.mapped.failures[0]
-    assert "--workers 2" in result.mapped.failures[0]
+    assert "`workers=2`" in result.mapped.failures[0]
     assert not [said for said in told if "raised" in said]
 
 
@@ -175,7 +175,9 @@ def test_ranks_that_find_no_memory_together_are_refused_before_anything_is_writt
 ):
     request = local_run(tmp_path, name, 1000, fmi_enabled=True, world_size=9_000, **asked)
     engine = LocalEngine(LocalOptions(memory_mb=10_240))
-    with pytest.raises(BadInputError, match=rf"9000 ranks .* too little for {each} MB each.*--mem"):
+    with pytest.raises(
+        BadInputError, match=rf"9000 ranks .* too little for {each} MB each.*`memory_mb`"
+    ):
         start(request, engine, lambda event: None)
     assert not (tmp_path / "bucket" / "out").exists()
 

@@ -426,7 +426,7 @@ def test_a_taken_prefix(tmp_path: Path):
     former = Manifest.load(storage).run_id
     with pytest.raises(RunError) as caught:
         run(tmp_path, "run", str(tmp_path / "data"))
-    for word in (former, "ended", "perseid resume", "--replace"):
+    for word in (former, "ended", "perseid resume", "`replace=True`"):
         assert word in str(caught.value)
     (tmp_path / "run" / "notes.txt").write_text("mine")
     request = RunRequest.parse(

@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,8 @@ ROOM = 2.0
 """Factor of its largest partition's size that a worker's memory may need, in addition to its
 libraries."""
 LIBRARIES_MB = 350
+PENDING_SECONDS = 60.0
+"""Longest wait for functions that are being created."""
 READS, WRITES = ("s3:GetObject", "s3:ListBucket"), ("s3:PutObject",)
 
 
@@ -78,10 +81,16 @@ Result = tuple[str, str]
 
 def _functions(run: Preflight) -> Result:
     client = run.aws.client("lambda")
+    until = time.monotonic() + PENDING_SECONDS
     for name in (run.place.initialize, run.place.worker, run.place.summarize):
-        with aws_errors():
-            found = Fields(client.get_function_configuration(FunctionName=name))
-        state = found.text("State") or "Active"
+        while True:
+            with aws_errors():
+                found = Fields(client.get_function_configuration(FunctionName=name))
+            state = found.text("State") or "Active"
+            # It is being created, or it is waking up after weeks without a call.
+            if state != "Pending" or time.monotonic() > until:
+                break
+            time.sleep(1)
         if state not in ("Active", "Inactive"):
             why = found.text("StateReason") or "no reason is given"
             return "bad", f"the function {name} is {state} ({why}): deploy the stack again"
