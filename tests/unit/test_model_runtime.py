@@ -13,12 +13,19 @@ import onnx
 import pytest
 from networks import random_network, random_rows
 from onnx import TensorProto, helper
+from tiny import tiny_model
 
 from perseid.errors import BadInputError, BadModelError, NotFoundError
 from perseid.model.config import PUBLISHED, SMALL
 from perseid.model.export.exporter import export_model, model_bytes
+from perseid.model.files import producer_of
 from perseid.model.runtime import MICRO_BATCH, ModelRuntime, int8_url, processor
-from perseid.model.runtime.processor import has_int8_products, usable_threads
+from perseid.model.runtime.processor import (
+    LANE_ROWS,
+    MOST_LANES,
+    has_int8_products,
+    usable_threads,
+)
 from perseid.model.signature import METADATA_KEY
 from perseid.model.training.astromae import to_weights
 from perseid.storage import Storage
@@ -63,6 +70,21 @@ def test_a_row_has_the_same_bits_wherever_it_stands(models, name, threads):
     same(np.repeat(everything[:3], 30))
 
 
+def test_each_thread_has_calls_of_its_own_only_with_our_models(models, tmp_path):
+    """A call of somebody else's model may need gigabytes, so its threads share one."""
+    ours, alone = (ModelRuntime.load(models["small"], threads=number) for number in (3, 1))
+    assert (ours.threads, ours.micro_batch, alone.micro_batch) == (3, LANE_ROWS, MICRO_BATCH)
+    theirs = ModelRuntime.load(tiny_model(tmp_path / "theirs.onnx"), threads=3)
+    assert (theirs.threads, theirs.micro_batch) == (3, MICRO_BATCH)
+    many = ModelRuntime.load(models["small"], threads=MOST_LANES + 1)
+    assert (many.threads, many.micro_batch) == (MOST_LANES + 1, MICRO_BATCH)
+    assert producer_of(Path(__file__)) == ""
+    images, magnitudes = random_rows(50, MODELS["small"])
+    ours._session = None  # every thread fails, and the first error is told
+    with pytest.raises(BadModelError, match="fails when it computes"):
+        ours.predict(images, magnitudes)
+
+
 @pytest.mark.parametrize("name", ["published", "small"])
 def test_threads_and_rows_per_call_do_not_change_the_bits(models, name):
     images, magnitudes = random_rows(100, MODELS[name])
@@ -70,7 +92,7 @@ def test_threads_and_rows_per_call_do_not_change_the_bits(models, name):
         ModelRuntime.load(models[name], threads=threads, micro_batch=rows).predict(
             images, magnitudes
         )
-        for threads, rows in ((1, 32), (2, 32), (1, 48), (2, 48))
+        for threads, rows in ((1, 32), (2, 32), (1, 48), (2, 48), (3, 32), (6, 8), (7, 32))
     )
     for other in others:
         assert one.redshift.tobytes() == other.redshift.tobytes()

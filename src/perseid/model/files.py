@@ -303,6 +303,18 @@ def _varint(data: memoryview, start: int) -> tuple[int, int]:
             raise ValueError("a number is longer than 64 bits")
 
 
+def producer_of(path: Path) -> str:
+    """Name of the program that made an ONNX file; empty if the file does not begin with one."""
+    with open(path, "rb") as file:
+        head = memoryview(file.read(256))
+    try:
+        # Its second field, before the graph (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
+        number, start, end = next(_messages(head, 0, len(head)))
+        return bytes(head[start:end]).decode() if number == 2 else ""
+    except (StopIteration, ValueError, IndexError):
+        return ""
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 digest of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:

@@ -70,7 +70,8 @@ KEYS: dict[str, Key] = {
         "number",
         "512",
         "rows per model call, at most (1 to 65536). The runtime computes micro-batches "
-        "of 32 rows (48 on x86-64 without AVX-512) within it, or of `batch_size` where that is "
+        "of 32 rows (48 on x86-64 without AVX-512, 16 with several threads) within it, or of "
+        "`batch_size` where that is "
         "smaller",
         Flag("--batch-size", "ROWS", "rows per model call, at most"),
     ),

@@ -3,12 +3,14 @@ buffers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perseid.model.inputs import ImageInput
+from perseid.model.runtime.graph_ports import Ports
 from perseid.model.signature import ModelSignature
 from perseid.survey.read_options import CHANNELS_LAST
 
@@ -46,6 +48,33 @@ class ImageBuffer:
         self._buffer[:count] = images if self._as_is else as_wanted(images, self._image)
         self._buffer[count:] = 0
         return self._buffer
+
+
+class FeedBuffers:
+    """Reusable memory for all inputs of one micro-batch."""
+
+    def __init__(self, signature: ModelSignature, ports: Ports) -> None:
+        self._ports = ports
+        self._images = ImageBuffer(signature, ports.batch)
+        self._columns = {
+            name: np.zeros((ports.batch, *((c.width,) if c.width else ())), c.dtype)
+            for name, c in ports.columns
+        }
+
+    def put(
+        self, images: NDArray[np.float32] | None, given: Mapping[str, NDArray[Any]], rows: slice
+    ) -> dict[str, Any]:
+        """Prepare one micro-batch: rows are passed in place if possible, otherwise copied and
+        padded."""
+        feed: dict[str, Any] = {}
+        if self._ports.image and images is not None:
+            feed[self._ports.image] = self._images.put(images[rows])
+        for name, column in self._ports.columns:
+            buffer, count = self._columns[name], rows.stop - rows.start
+            buffer[:count] = given[column.column][rows].reshape(count, *buffer.shape[1:])
+            buffer[count:] = 0
+            feed[name] = buffer
+        return feed
 
 
 def as_wanted(images: NDArray[np.float32], image: ImageInput) -> NDArray[Any]:

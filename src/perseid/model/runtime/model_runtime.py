@@ -10,7 +10,7 @@ import contextlib
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -21,17 +21,19 @@ from numpy.typing import NDArray
 
 from perseid.errors import BadInputError, BadModelError
 from perseid.linux import trim_memory
-from perseid.model.files import DEFAULT, ModelFiles, on_disk
+from perseid.model.files import DEFAULT, ModelFiles, on_disk, producer_of
 from perseid.model.identity import CPU, CUDA, ModelIdentity, identity_of, int8_url
 from perseid.model.inputs import MAGNITUDE
 from perseid.model.runtime.answers import Prediction, answer, empty, fill
 from perseid.model.runtime.graph_ports import Graph, Ports, bind
-from perseid.model.runtime.image_buffer import ImageBuffer
+from perseid.model.runtime.image_buffer import FeedBuffers
 from perseid.model.runtime.load_refusals import load_refusal
 from perseid.model.runtime.processor import (
+    LANE_ROWS,
     MICRO_BATCH,
     PRODUCT,
     has_int8_products,
+    lanes_of,
     usable_threads,
 )
 from perseid.model.signature import ModelSignature
@@ -77,17 +79,15 @@ class ModelRuntime:
         ports: Ports,
         identity: ModelIdentity,
         note: str = "",
+        lanes: int = 1,
     ) -> None:
         self.signature, self.identity, self.note = signature, identity, note
         self._source: tuple[ModelFiles, Versions] | None = None
         self._session, self._ports = session, ports
         self.micro_batch = ports.batch
-        self.threads = int(session.get_session_options().intra_op_num_threads)
-        self._images = ImageBuffer(signature, self.micro_batch)
-        self._columns = {
-            name: np.zeros((ports.batch, *((c.width,) if c.width else ())), c.dtype)
-            for name, c in ports.columns
-        }
+        self.threads = max(lanes, int(session.get_session_options().intra_op_num_threads))
+        self._buffers = [FeedBuffers(signature, ports) for _ in range(lanes)]
+        self._beside = ThreadPoolExecutor(lanes - 1) if lanes > 1 else None
 
     @classmethod
     def load(
@@ -113,7 +113,8 @@ class ModelRuntime:
             ``int8`` loads the sibling file ``NAME.int8.onnx`` if the processor multiplies 8-bit
             integers (`has_int8_products`); otherwise float32 is used, and `note` says so.
         micro_batch
-            Rows per call; a model with a fixed batch size keeps its own.
+            Rows per call; a model with a fixed batch size keeps its own. Where each thread computes
+            calls of its own (`lanes_of`), at most `LANE_ROWS`.
         signature
             Signature of the model, if its file has none or a different one.
         device
@@ -144,9 +145,11 @@ class ModelRuntime:
             versions, name = files.versions(), files.name
             # Both take as long as the file is large, and hashing does not hold the interpreter.
             digest = _call_beside(beside, files.digest)
-            session = open_session(
-                str(files.path), name, threads or usable_threads(), micro_batch, device
-            )
+            threads = threads or usable_threads()
+            lanes = lanes_of(threads, producer_of(files.path) if device == CPU else "")
+            if lanes > 1:
+                threads, micro_batch = 1, min(micro_batch, LANE_ROWS)
+            session = open_session(str(files.path), name, threads, micro_batch, device)
             identity = identity_of(url, precision, digest())
             # The hashed file and the one that onnxruntime loaded must be the same, even if it was
             # replaced meanwhile.
@@ -155,7 +158,7 @@ class ModelRuntime:
         signature, ports = bind(Graph.of(session), name, micro_batch, signature)
         signature.check_size(name)
         identity = replace(identity, signature=signature.digest(), device=device)
-        runtime = cls(session, signature, ports, identity, note)
+        runtime = cls(session, signature, ports, identity, note, lanes)
         if files.path.exists():  # deleted fetched files cannot change any more
             runtime._source = (files, versions)
         return runtime
@@ -209,13 +212,24 @@ class ModelRuntime:
         given = dict(columns) if magnitudes is None else {**columns, MAGNITUDE: magnitudes}
         n, step = self._rows(images, given), self.micro_batch
         whole = empty(self.signature, n)
-        begun: tuple[slice, Callable[[], Any]] | None = None
-        for start in range(0, n, step):
-            rows = slice(start, min(start + step, n))
-            following = rows, self._begin(self._feed(images, given, rows))
+        parts = [slice(start, min(start + step, n)) for start in range(0, n, step)]
+
+        def lane(number: int) -> None:
+            begun: tuple[slice, Callable[[], Any]] | None = None
+            for rows in parts[number :: len(self._buffers)]:
+                following = rows, self._begin(self._buffers[number].put(images, given, rows))
+                self._finish(whole, begun)
+                begun = following
             self._finish(whole, begun)
-            begun = following
-        self._finish(whole, begun)
+
+        others = range(1, min(len(self._buffers), len(parts)))
+        started = [self._beside.submit(lane, other) for other in others] if self._beside else []
+        try:
+            lane(0)
+        finally:
+            wait(started)  # they write into the same arrays
+        for other in started:
+            other.result()
         return whole
 
     def some_rows(
@@ -261,21 +275,6 @@ class ModelRuntime:
             raise BadModelError(
                 f"the model {self.signature.name!r} fails when it computes: {_reason(error)}"
             ) from error
-
-    def _feed(
-        self, images: NDArray[np.float32] | None, given: Mapping[str, NDArray[Any]], rows: slice
-    ) -> dict[str, Any]:
-        """Prepare one micro-batch: rows are passed in place if possible, otherwise copied and
-        padded."""
-        feed: dict[str, Any] = {}
-        if self._ports.image and images is not None:
-            feed[self._ports.image] = self._images.put(images[rows])
-        for name, column in self._ports.columns:
-            buffer, count = self._columns[name], rows.stop - rows.start
-            buffer[:count] = given[column.column][rows].reshape(count, *buffer.shape[1:])
-            buffer[count:] = 0
-            feed[name] = buffer
-        return feed
 
     def _rows(self, images: NDArray[np.float32] | None, given: Mapping[str, NDArray[Any]]) -> int:
         """Number of rows; raises `BadModelError` if the arrays do not fit the model."""

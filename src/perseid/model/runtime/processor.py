@@ -106,6 +106,22 @@ AVX2 alone, more rows were faster on an Intel Xeon (not on an AMD EPYC), and wit
 needs less than 200 MB. The bits of a row are the same with both."""
 
 
+LANE_ROWS = 16
+"""Rows per call where each thread computes calls of its own; the bits of a row are the same."""
+MOST_LANES = 6
+"""Most threads that do so: a block of images has twelve such calls for them."""
+
+
+def lanes_of(threads: int, producer: str) -> int:
+    """Number of calls of onnxruntime at once, each on one thread; 1 if all threads share a call.
+
+    Threads that share a call wait for each other after every operator, so the slowest decides:
+    where other programs use the processor too, calls of their own were a sixth faster. Models of
+    others may need much memory for each call.
+    """
+    return threads if producer == "perseid" and threads <= MOST_LANES else 1
+
+
 def has_int8_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this processor multiplies 8-bit integers exactly and fast, with one instruction
     (VNNI).
