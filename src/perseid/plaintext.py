@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 _UNSEEN = re.compile(
@@ -63,7 +63,8 @@ def option(key: str, value: object = None, python: str = "") -> str:
     key
         The keyword, such as ``keep`` or ``memory_mb``.
     value
-        The value to give; None names the option alone, and True is a switch.
+        The value to give; None names the option alone, True is a switch, and a mapping is typed as
+        ``key=value`` pairs.
     python
         The value as Python has it, if it looks otherwise there.
 
@@ -74,6 +75,8 @@ def option(key: str, value: object = None, python: str = "") -> str:
     """
     if not on_command_line():
         return f"`{key}`" if value is None else f"`{key}={python or repr(value)}`"
+    if isinstance(value, Mapping):
+        value = ",".join(f"{one}={other}" for one, other in value.items())
     name = "--" + _TYPED.get(key, key).replace("_", "-")
     return name if value is None or value is True else f"{name} {value}"
 

@@ -130,6 +130,7 @@ def test_options_are_named_as_they_were_given(monkeypatch, tmp_path, capsys) -> 
     assert option("fit", "crop") == "--fit crop"
     assert option("replace", True) == "--replace"
     assert option("memory_mb", 512) == "--memory 512"
+    assert option("columns", {"ra": "NAME", "dec": "D"}) == "--columns ra=NAME,dec=D"
 
 
 def test_a_message_shows_no_whole_array(tmp_path) -> None:

@@ -19,8 +19,6 @@ from perseid.storage import Storage
 
 Z_PRED, Z_SPEC = "z_pred", "z_spec"
 
-_REDSHIFT = "redshift=NAME", "{'redshift': 'NAME'}"
-
 
 def calibrate_model(
     model: str | Path,
@@ -94,6 +92,6 @@ def _of_run(done: Run) -> IntervalCalibration:
     if not np.isfinite(z_spec).any():
         raise BadInputError(
             f"{done.manifest.data_url} has no redshifts to calibrate with: name the column that "
-            f"holds them ({option('columns', *_REDSHIFT)})"
+            f"holds them ({option('columns', {'redshift': 'NAME'})})"
         )
     return IntervalCalibration.of(z_pred, z_spec, identity.digest, done.manifest.data_url)

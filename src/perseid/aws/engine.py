@@ -293,8 +293,7 @@ class AwsRun:
         self.stop()
         raise RunInterruptedError(
             f"stopped: its workers have cost about {spent:.4f} USD, and "
-            f"{option('max_usd')} is "
-            f"{self._max_usd:g}; what is done stays, and `perseid resume "
+            f"{option('max_usd')} is {self._max_usd:g}; what is done stays, and `perseid resume "
             f"{self.started.results_url} --engine aws` goes on with the rest"
         )
 

@@ -109,10 +109,8 @@ def _concurrency(run: Preflight) -> Result:
     if run.meets and ranks > limit:
         return "bad", (
             f"{ranks} ranks have to run at once, and only {counted(limit, 'function')} may: "
-            "take fewer ranks "
-            f"({option('world_size')}), leave {option('transport')} at store, or ask for "
-            "more under Service Quotas "
-            "(Lambda, concurrent executions)"
+            f"take fewer ranks ({option('world_size')}), leave {option('transport')} at store, or "
+            "ask for more under Service Quotas (Lambda, concurrent executions)"
         )
     if ranks > limit:
         rounds = -(-ranks // limit)

@@ -33,7 +33,7 @@ INDEX, INDEX_ORDER = "_healpix_29", 29
 """The column that HATS sorts by, and the HEALPix order of its pixels."""
 PROPERTIES = ("hats.properties", "properties")
 """Files that make a folder a catalogue; they are written last."""
-_POSITIONS = "ra=NAME,dec=NAME", "{'ra': 'NAME', 'dec': 'NAME'}"
+_POSITIONS = {"ra": "NAME", "dec": "NAME"}
 """How a survey's columns are named."""
 
 
@@ -134,9 +134,8 @@ def _position(selection: Selection) -> _Position:
         if not named:
             raise BadInputError(
                 f"{selection.source} has no column {name}, and HATS is ordered by position: run "
-                f"over a survey with coordinates ({option('columns', *_POSITIONS)} names "
-                "them), and "
-                f"leave them among {option('columns')} of the catalogue"
+                f"over a survey with coordinates ({option('columns', _POSITIONS)} names "
+                f"them), and leave them among {option('columns')} of the catalogue"
             )
         found.append(named[0])
     return _Position(*found)

@@ -207,8 +207,7 @@ class Communicator:
             raise RendezvousTimeoutError(
                 f"{error} This run works on {at_once} of its {self._peers} ranks at once, so the "
                 f"others may not have started: give {option('workers', self._peers)}, or "
-                "fmi_enabled true "
-                "in the request.",
+                "fmi_enabled true in the request.",
                 error.missing,
             ) from error
 

@@ -54,8 +54,7 @@ class FormerRun:
         if link is not None:
             raise RunError(
                 f"{link} is a symbolic link, and {option('replace', True)} removes nothing "
-                "through one: name the "
-                "folder that it points to, or remove the link"
+                "through one: name the folder that it points to, or remove the link"
             )
         try:
             info = storage.info(layout.MANIFEST)

@@ -79,10 +79,6 @@ def unfit(
 _MAGNITUDES = "magnitude=[...]", "{'magnitude': [...]}"
 
 
-def _columns(name: str) -> str:
-    return option("columns", f"{name}=NAME", f"{{{name!r}: 'NAME'}}")
-
-
 def magnitudes_taken(signature: ModelSignature) -> int:
     """Number of magnitudes per row that the model takes; 0 if it takes any number."""
     widths = [one.width for one in signature.columns if one.column == MAGNITUDE]
@@ -113,7 +109,7 @@ def _unfit_column(
     elif column.column not in there:
         return (
             f"no column {column.column} (it has {has}), which {takes}: name the survey's column by "
-            f"{_columns(column.column)}"
+            f"{option('columns', {column.column: 'NAME'})}"
         )
     return ""
 
@@ -200,7 +196,7 @@ def _unfit_image(
     if not shape[0]:
         return (
             f"no images (it has {_listed(named)}), which {takes}: name their column by "
-            f"{_columns('image')}, or give a model of other columns"
+            f"{option('columns', {'image': 'NAME'})}, or give a model of other columns"
         )
     said = f"images of (bands, height, width) = {shape}, but {takes} {wanted}"
     if shape[0] == wanted[0]:

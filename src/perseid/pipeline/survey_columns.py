@@ -146,8 +146,7 @@ def _kept(
         if spec is not None and spec.is_scalar and not spec.can_be_carried:
             raise BadInputError(
                 f"{option('keep')} names the column {spec.source!r}, whose name has "
-                "control characters: "
-                "give it another name in the survey"
+                "control characters: give it another name in the survey"
             )
         if spec is not None and not spec.is_scalar:
             what = (
@@ -155,8 +154,7 @@ def _kept(
             )
             raise BadInputError(
                 f"{option('keep')} names the column {name}, which has {what}: the "
-                "catalogue takes columns of "
-                "one number or text a row"
+                "catalogue takes columns of one number or text a row"
             )
     for key, spec in there.items():
         wanted = key in named or (every and key not in used)

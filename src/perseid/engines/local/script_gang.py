@@ -34,8 +34,7 @@ def refuse_without_memory(manifest: Manifest, options: LocalOptions) -> None:
     raise BadInputError(
         f"the {manifest.world_size} ranks of this script talk to each other and must run at once, "
         f"but {free:.0f} MB of free memory are too little for {each} MB each: give with "
-        f"{option('memory_mb')} "
-        "what a rank really takes, or use fewer ranks (`world_size`)"
+        f"{option('memory_mb')} what a rank really takes, or use fewer ranks (`world_size`)"
     )
 
 
@@ -63,8 +62,7 @@ def around_scripts(
                 StageEvent(
                     "map",
                     f"the ranks of this script talk to each other: {option('workers')} is "
-                    "raised from "
-                    f"{options.concurrency} to {len(items)}, so that all run at once",
+                    f"raised from {options.concurrency} to {len(items)}, so that all run at once",
                 )
             )
         # Two attempts at a straggler would take the same place among the communicating ranks.

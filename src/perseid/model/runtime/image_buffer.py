@@ -63,10 +63,10 @@ class FeedBuffers:
 
     def put(
         self, images: NDArray[np.float32] | None, given: Mapping[str, NDArray[Any]], rows: slice
-    ) -> dict[str, Any]:
+    ) -> dict[str, NDArray[Any]]:
         """Prepare one micro-batch: rows are passed in place if possible, otherwise copied and
         padded."""
-        feed: dict[str, Any] = {}
+        feed: dict[str, NDArray[Any]] = {}
         if self._ports.image and images is not None:
             feed[self._ports.image] = self._images.put(images[rows])
         for name, column in self._ports.columns:
