@@ -20,14 +20,13 @@ from pathlib import Path
 import numpy as np
 import obstore
 import pytest
-import slurm_cluster
 from hypothesis import HealthCheck, settings
 from obstore.store import S3Store
 
 from perseid.lifetime import bound_to_parent
 from perseid.survey.cutouts import Cutouts
 
-pytest_plugins = ("aws_fixtures",)
+pytest_plugins = ("aws_fixtures", "slurm_cluster")
 
 # Tests assert results: on a busy machine an example may take as long as it likes.
 settings.register_profile("perseid", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -250,16 +249,3 @@ def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: P
 def _address(server: S3Server) -> tuple[str, int]:
     host, port = server.endpoint.removeprefix("http://").rsplit(":", 1)
     return host, int(port)
-
-
-@pytest.fixture(scope="session")
-def slurm() -> Iterator[slurm_cluster.SlurmCluster]:
-    """A real Slurm of two nodes; this process' variables lead to it."""
-    reason = slurm_cluster.missing()
-    if reason and not os.environ.get("PERSEID_REQUIRE_SLURM"):
-        pytest.skip(reason)
-    assert not reason, reason
-    with slurm_cluster.running() as cluster, pytest.MonkeyPatch.context() as patch:
-        for name, value in cluster.env.items():
-            patch.setenv(name, value)
-        yield cluster

@@ -19,6 +19,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from perseid.lifetime import bound_to_parent
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
@@ -148,6 +150,19 @@ def running(cpus: int = 2, largest_array: int = 1001) -> Iterator[SlurmCluster]:
         _wait(cluster, lambda: cluster.call(
             "sinfo", "--noheader", "--Node", "--format=%T", "--partition=main", check=False
         ).split() == ["idle", "idle"])  # fmt: skip
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[SlurmCluster]:
+    """A real Slurm of two nodes; this process' variables lead to it."""
+    reason = missing()
+    if reason and not os.environ.get("PERSEID_REQUIRE_SLURM"):
+        pytest.skip(reason)
+    assert not reason, reason
+    with running() as cluster, pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.env.items():
+            patch.setenv(name, value)
         yield cluster
 
 
