@@ -19,7 +19,7 @@ from perseid.model.identity import identify
 from perseid.model.loading import GPU_BATCH, check_device, load_on
 from perseid.model.runtime.python_runtime import PythonRuntime
 from perseid.model.training.astromae import to_weights
-from perseid.model.training.layers import fold_norms
+from perseid.model.training.layers import fuse_for_inference
 from perseid.model.weights import save_weights
 from perseid.survey import Cutouts, write_cutouts
 
@@ -126,12 +126,12 @@ def test_a_python_model_needs_a_gpu_for_cuda():
         check_device("cuda", "python:some:Model")
 
 
-def test_folded_norms_compute_the_same():
+def test_a_fused_network_computes_the_same():
     network = random_network(CONFIGS["features"]).eval()
     images, magnitudes = map(torch.from_numpy, random_rows(8, SMALL))
     with torch.no_grad():
         expected = network.predict_with_features(images, magnitudes.float())
-        fold_norms(network)
+        fuse_for_inference(network)
         got = network.predict_with_features(images, magnitudes.float())
     assert not [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for one, other in zip(got, expected, strict=True):

@@ -14,7 +14,7 @@ from perseid.errors import BadInputError
 from perseid.model.export.exporter import signature_of
 from perseid.model.signature import METADATA_KEY
 from perseid.model.training.astromae import from_weights
-from perseid.model.training.layers import fold_norms
+from perseid.model.training.layers import fuse_for_inference
 from perseid.model.weights import load_weights
 from perseid.plaintext import option
 
@@ -98,13 +98,13 @@ class TorchSession:
         self._config, self._signature = weights.config, signature_of(weights.config)
         self._slots: list[_Slot] = []
         if device == "cuda":
-            fold_norms(self._network)
+            fuse_for_inference(self._network)
             self._network.to(self._device)
             stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             self._slots = [_Slot(self._device, stream) for _ in range(2)]
-            # Every batch has the same shape. By default, convolutions round their factors to tf32,
-            # and the results then differ from a CPU's by more than 1e-4.
-            torch.backends.cudnn.benchmark = True
+            # By default, convolutions round their factors to tf32, and the results then differ from
+            # a CPU's by more than 1e-4. Algorithms are not chosen by trial: that is no faster here,
+            # and the next run might choose another one with other last digits.
             torch.backends.cudnn.allow_tf32 = False
             torch.set_float32_matmul_precision("highest")
 

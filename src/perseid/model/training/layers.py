@@ -68,7 +68,7 @@ class TransformerBlock(nn.Module):
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=EPS)
         self.mlp = Mlp(width, hidden)
-        self.PCM: nn.Sequential | None = None
+        self.PCM: nn.Module | None = None
         if pcm_hidden:
             self.PCM = nn.Sequential(
                 nn.Conv2d(width, pcm_hidden, 1, groups=pcm_groups),
@@ -170,16 +170,48 @@ def linears(widths: list[int]) -> list[nn.Module]:
     return layers
 
 
-def fold_norms(network: nn.Module) -> None:
-    """Make the batch norms part of the convolutions before them, for a network that is not trained
-    any more: a third faster on a GPU."""
+class GroupedProducts(nn.Module):
+    """The convolution branch of a `TransformerBlock` whose norm is folded, as matrix products.
+
+    One batched product computes all groups of a convolution. cuDNN computes one group after the
+    other, which took a third of the network's time on an H100; so computed they take a tenth.
+    """
+
+    def __init__(self, branch: nn.Sequential) -> None:
+        super().__init__()
+        first, last = cast(nn.Conv2d, branch[0]), cast(nn.Conv2d, branch[-1])
+        self.groups = first.groups
+        self.weights = nn.ParameterList(self._by_group(conv.weight) for conv in (first, last))
+        self.biases = nn.ParameterList(
+            self._by_group(cast(Tensor, conv.bias)[:, None]) for conv in (first, last)
+        )
+
+    def _by_group(self, rows: Tensor) -> nn.Parameter:
+        """From (out, in, ...) of a convolution to (groups, in, out of a group)."""
+        split = rows.detach().reshape(self.groups, rows.shape[0] // self.groups, -1)
+        return nn.Parameter(split.transpose(1, 2).contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Patch tokens (n, width, patches, 1), as the convolutions take them; the shape stays the
+        same."""
+        n, width, patches, _ = x.shape
+        tokens = x.squeeze(-1).transpose(1, 2).reshape(n * patches, self.groups, -1).transpose(0, 1)
+        hidden = F.silu(torch.baddbmm(self.biases[0], tokens, self.weights[0]), inplace=True)
+        out = torch.baddbmm(self.biases[1], hidden, self.weights[1])
+        return out.transpose(0, 1).reshape(n, patches, width).transpose(1, 2).unsqueeze(-1)
+
+
+def fuse_for_inference(network: nn.Module) -> None:
+    """Make batch norms part of the convolutions before them, and grouped convolutions batched
+    products, for a network that is not trained any more: on a GPU half again as fast."""
     for module in network.modules():
         if isinstance(module, ConvUnit):
             module.conv = fuse_conv_bn_eval(module.conv, module.bn)  # type: ignore[arg-type]
             module.bn = nn.Identity()
         elif isinstance(module, TransformerBlock) and module.PCM is not None:
-            module.PCM[0] = fuse_conv_bn_eval(module.PCM[0], module.PCM[1])  # type: ignore[arg-type,type-var]
-            module.PCM[1] = nn.Identity()
+            branch = cast(nn.Sequential, module.PCM)
+            branch[0] = fuse_conv_bn_eval(branch[0], branch[1])  # type: ignore[arg-type,type-var]
+            module.PCM = GroupedProducts(branch)
 
 
 class Decoder(nn.Module):
