@@ -38,7 +38,10 @@ GPU_BLOCK_BYTES = 48 << 20
 """The same for a GPU: two of its micro-batches of the usual images, so that one of them is copied
 to it while the other is computed."""
 AHEAD = 1
-"""Number of blocks that wait for the model, besides the one in use and the one being fetched."""
+"""Number of steps that wait for the model, besides the block in use and the one being fetched."""
+GPU_AHEAD = 4
+"""The same for a GPU, which must not wait at the end of a partition either: the first two blocks of
+the next partition are read before the last block of this one is computed."""
 _POLL = 0.2
 
 
@@ -104,6 +107,8 @@ class Feed:
         How images larger or smaller than the model's are made to fit: see `fitted`.
     block_bytes
         Bytes of pixels per block, at most, unless a micro-batch is larger.
+    ahead
+        Number of steps that may wait to be iterated over.
     """
 
     def __init__(
@@ -117,13 +122,14 @@ class Feed:
         options: ReadOptions = PLAIN,
         fit: str = "",
         block_bytes: int = BLOCK_BYTES,
+        ahead: int = AHEAD,
     ) -> None:
         self._storage, self._partitions = storage, partitions
         self._missing, self._options = missing, options
         self._signature = signature
         self._micro_batch, self._fit, self._block_bytes = micro_batch, fit, block_bytes
         # Bounded, or a fast store would fill the memory of a slow model.
-        self._queue: queue.Queue[Step | BaseException | None] = queue.Queue(AHEAD)
+        self._queue: queue.Queue[Step | BaseException | None] = queue.Queue(ahead)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
         self.spans: list[tuple[float, float]] = []

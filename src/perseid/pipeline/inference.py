@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +20,9 @@ from perseid.model.intervals import interval_columns, interval_values
 from perseid.model.outputs import CLASS, Z_PRED, OutputColumn
 from perseid.pipeline.columns import MISSING_INPUT, NO_ANSWER, PartitionResult, Stamp
 from perseid.pipeline.feed import (
+    AHEAD,
     BLOCK_BYTES,
+    GPU_AHEAD,
     GPU_BLOCK_BYTES,
     Begun,
     Block,
@@ -85,6 +90,8 @@ class Inference:
         storage, groups = Storage(item.data_url), runtime.signature.feature_groups
         embedding = group_columns(groups, "embedding") if "embedding" in groups else NOTHING
         outputs = self.stamp.output_columns
+        on_gpu = runtime.identity.device == CUDA
+        waiting: deque[Callable[[], PartitionResult | None]] = deque()
         with Feed(
             storage,
             item.partitions,
@@ -93,7 +100,8 @@ class Inference:
             missing=NO_SENTINELS if item.missing is None else MissingValues.of(item.missing),
             options=with_inputs(read_options(item), runtime.signature),
             fit=item.fit,
-            block_bytes=GPU_BLOCK_BYTES if runtime.identity.device == CUDA else BLOCK_BYTES,
+            block_bytes=GPU_BLOCK_BYTES if on_gpu else BLOCK_BYTES,
+            ahead=GPU_AHEAD if on_gpu else AHEAD,
         ) as feed:
             for step in feed:
                 match step:
@@ -101,21 +109,27 @@ class Inference:
                         part = _Part(step.ref, step.rows, self._kept, outputs, embedding)
                     case Block():
                         assert part is not None
-                        self._block(runtime, part, step)
-                        progress(self.rows + part.filled)
+                        finish = self._begin(runtime, part, step, progress)
+                        # A GPU computes this block while the rest of the last one is done.
+                        yield from _done(waiting)
+                        waiting.append(finish)
+                        del finish  # it holds the block and the partition's arrays
                     case Ended():
                         assert part is not None
-                        self.fetched.add(step.stats)
-                        result = self._finished(part)
-                        if result is not None:
-                            yield result
+                        waiting.append(partial(self._finished, part, step.stats))
                         # Freed before the next partition's arrays, which are as large, are created.
-                        part = result = None
+                        part = None
                     case Failed():
                         self.failed.append({"key": step.ref.key, "error": step.error})
+                if not on_gpu:
+                    yield from _done(waiting)
+            yield from _done(waiting)
             self._clock.add("fetch", feed.spans)
 
-    def _block(self, runtime: Predictor, part: _Part, block: Block) -> None:
+    def _begin(
+        self, runtime: Predictor, part: _Part, block: Block, progress: Progress
+    ) -> Callable[[], None]:
+        """Begin with a block; what is returned waits for its prediction and fills in its rows."""
         images, magnitudes = block.cutouts.images, block.cutouts.magnitudes
         columns = other_columns(runtime.signature, block.cutouts)
         # The model still gets the flagged rows, as zeros, because a micro-batch has a fixed shape;
@@ -126,18 +140,32 @@ class Inference:
             if magnitudes is not None:
                 magnitudes = np.where(good[:, None], magnitudes, 0)
             columns = {name: np.where(good, array, 0) for name, array in columns.items()}
-        began, start = time.time(), time.perf_counter()
-        prediction = runtime.predict(images, magnitudes, columns)
-        self.model_seconds += time.perf_counter() - start
-        self._clock.add("inference", [(began, time.time())])
-        if self._intervals:
-            around = interval_values(prediction.columns[Z_PRED.name], self._item.intervals or {})
-            prediction = replace(prediction, columns={**prediction.columns, **around})
-        checks = check_values(runtime.signature, prediction.lists, block.cutouts.redshift)
-        part.fill(block.cutouts, block.flag, prediction, checks)
+        with self._inferring():
+            wait = runtime.begin(images, magnitudes, columns)
 
-    def _finished(self, part: _Part) -> PartitionResult | None:
+        def finish() -> None:
+            with self._inferring():
+                prediction = wait()
+            if self._intervals:
+                z = prediction.columns[Z_PRED.name]
+                around = interval_values(z, self._item.intervals or {})
+                prediction = replace(prediction, columns={**prediction.columns, **around})
+            checks = check_values(runtime.signature, prediction.lists, block.cutouts.redshift)
+            part.fill(block.cutouts, block.flag, prediction, checks)
+            progress(self.rows + part.filled)
+
+        return finish
+
+    @contextmanager
+    def _inferring(self) -> Iterator[None]:
+        start = time.perf_counter()
+        with self._clock.stage("inference"):
+            yield
+        self.model_seconds += time.perf_counter() - start
+
+    def _finished(self, part: _Part, stats: FetchStats) -> PartitionResult | None:
         """The partition's result; None if its columns do not match those of earlier partitions."""
+        self.fetched.add(stats)
         try:
             result = part.result(carried(self._item.survey_columns), self._labels)
         except BadPartitionError as error:
@@ -167,6 +195,15 @@ class Inference:
             self.missing[name] += (
                 int(np.ma.getmaskarray(array).sum()) if is_masked_array(array) else 0
             )
+
+
+def _done(waiting: deque[Callable[[], PartitionResult | None]]) -> Iterator[PartitionResult]:
+    """Do what waits, and yield the partitions that are complete then."""
+    while waiting:
+        result = waiting.popleft()()
+        if result is not None:
+            yield result
+        del result  # its arrays are not needed beside the next partition's
 
 
 def _kept_features(

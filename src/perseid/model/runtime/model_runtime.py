@@ -57,6 +57,10 @@ Versions = tuple[tuple[int, ...], ...]
 """The files' identities on disk; see `ModelFiles.versions`."""
 
 
+_Begun = tuple[slice, Callable[[], Any]] | None
+"""Rows of a micro-batch that a session has begun with, and what waits for its outputs."""
+
+
 class ModelRuntime:
     """A loaded model, made by `load`. It must not be used by two threads at once."""
 
@@ -209,28 +213,47 @@ class ModelRuntime:
         MemoryError
             There is not enough memory.
         """
+        return self.begin(images, magnitudes, columns)()
+
+    def begin(
+        self,
+        images: NDArray[np.float32] | None,
+        magnitudes: NDArray[Any] | None = None,
+        columns: Mapping[str, NDArray[Any]] = NO_COLUMNS,
+    ) -> Callable[[], Prediction]:
+        """Begin to predict rows; the returned function waits for the prediction.
+
+        A GPU still computes the last micro-batch when this function returns, and the next rows may
+        begin meanwhile. A CPU has computed all of them. The arrays may change. Parameters and
+        errors, which either function may raise, are those of `predict`.
+        """
         given = dict(columns) if magnitudes is None else {**columns, MAGNITUDE: magnitudes}
         n, step = self._rows(images, given), self.micro_batch
         whole = empty(self.signature, n)
         parts = [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
-        def lane(number: int) -> None:
-            begun: tuple[slice, Callable[[], Any]] | None = None
+        def lane(number: int) -> _Begun:
+            begun: _Begun = None
             for rows in parts[number :: len(self._buffers)]:
                 following = rows, self._begin(self._buffers[number].put(images, given, rows))
                 self._finish(whole, begun)
                 begun = following
-            self._finish(whole, begun)
+            return begun
 
         others = range(1, min(len(self._buffers), len(parts)))
         started = [self._beside.submit(lane, other) for other in others] if self._beside else []
         try:
-            lane(0)
+            last = [lane(0)]
         finally:
             wait(started)  # they write into the same arrays
-        for other in started:
-            other.result()
-        return whole
+        last += [other.result() for other in started]
+
+        def finish() -> Prediction:
+            for begun in last:
+                self._finish(whole, begun)
+            return whole
+
+        return finish
 
     def some_rows(
         self, rows: int
@@ -255,7 +278,7 @@ class ModelRuntime:
             found = self._session.run(names, feed)
             return lambda: found
 
-    def _finish(self, whole: Prediction, begun: tuple[slice, Callable[[], Any]] | None) -> None:
+    def _finish(self, whole: Prediction, begun: _Begun) -> None:
         """Put the outputs of a micro-batch in their place."""
         if begun is None:
             return

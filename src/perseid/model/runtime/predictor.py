@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,6 +36,14 @@ class Predictor(Protocol):
         columns: Mapping[str, NDArray[Any]] = ...,
     ) -> Prediction:
         """Predict rows."""
+
+    def begin(
+        self,
+        images: NDArray[np.float32] | None,
+        magnitudes: NDArray[Any] | None = None,
+        columns: Mapping[str, NDArray[Any]] = ...,
+    ) -> Callable[[], Prediction]:
+        """Begin to predict rows; the returned function waits for the prediction."""
 
     def some_rows(
         self, rows: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -134,6 +134,16 @@ class PythonRuntime:
             raw = self._call(some, columns_here)
             fill(whole, answer(self.signature, raw, rows.stop - start, self.micro_batch), rows)
         return whole
+
+    def begin(
+        self,
+        images: NDArray[np.float32] | None,
+        magnitudes: NDArray[Any] | None = None,
+        columns: Mapping[str, NDArray[Any]] | None = None,
+    ) -> Callable[[], Prediction]:
+        """Predict rows; the returned function gives the prediction."""
+        whole = self.predict(images, magnitudes, columns)
+        return lambda: whole
 
     def some_rows(
         self, rows: int
