@@ -7,7 +7,8 @@ failed. Timings: random pixels, files in the page cache.
 
 - parity: redshifts of the published sizes within 1e-4 of the processor's
 - model: rows/s of the published network in float32 at several batches
-- run: `perseid run --device cuda` on 12.6 GB of partitions (a tenth with --quick)
+- run: `perseid run --device cuda` on 12.6 GB of partitions (a tenth with --quick), with 1, 2 and 4
+  workers; as root also with an empty page cache, beside what reading the files alone takes
 - training: rows/s of both phases, published sizes; mixed precision; the masked error falls
 - survey: the published sizes trained on a simulated survey, against the default model
 - tests: pytest of the tests that are skipped without a GPU
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -31,8 +33,8 @@ ROWS = 659_817
 """Of the published 12.6 GB."""
 PARTITION = 5113
 """Rows of 100 MB."""
-WORKERS = 4
-"""Processes that share the GPU: one reads and decodes while another one's rows are computed."""
+WORKERS = (1, 2, 4)
+"""Processes that share the GPU, in turns."""
 SURVEY_ROWS = 100_000
 EPOCHS = (16, 12)
 """Of the two phases on the simulated survey."""
@@ -154,17 +156,39 @@ def run(folder: Path, share: float) -> Outcome:
     data = (folder / "survey/1.pt").read_bytes()
     for number in range(2, files + 1):
         (folder / f"survey/{number}.pt").write_bytes(data)
-    began = time.perf_counter()
-    done = perseid.run(
-        folder / "survey", model=str(weights), device="cuda", workers=WORKERS,
-        world_size=4 * WORKERS, memory_mb=8_000, results=str(folder / "run"), progress=False,
-    )  # fmt: skip
-    seconds = time.perf_counter() - began
-    rows = done.summary["rows"]["received"]
-    figures = {"rows": rows, "workers": WORKERS, "seconds": seconds, "rows/s": rows / seconds}
+    figures: dict[str, float] = {"rows": files * PARTITION}
+
+    def measured(name: str, workers: int) -> bool:
+        began = time.perf_counter()
+        done = perseid.run(
+            folder / "survey", model=str(weights), device="cuda", workers=workers, world_size=16,
+            memory_mb=8_000, results=str(folder / name), progress=False,
+        )  # fmt: skip
+        figures[f"seconds, {name}"] = time.perf_counter() - began
+        return done.incomplete is None and done.summary["rows"]["received"] == figures["rows"]
+
+    complete = [measured(f"workers {workers}", workers) for workers in WORKERS]
+    best = min(value for name, value in figures.items() if name.startswith("seconds"))
+    if _emptied_page_cache():
+        began = time.perf_counter()
+        reading = f"ls {folder}/survey/*.pt | xargs -P 4 -n 8 cat >/dev/null"
+        subprocess.run(["sh", "-c", reading], check=True)
+        figures["reading alone, cold"] = time.perf_counter() - began
+        _emptied_page_cache()
+        complete.append(measured("cold", WORKERS[-1]))
     limit = 30 if share == 1 else 15
-    wanted = f"below {limit:g} s (published: 140.8 s for all)"
-    return Outcome("run", done.incomplete is None and seconds < limit, figures, wanted)
+    wanted = f"warm and with some of the workers below {limit:g} s (published: 140.8 s for all)"
+    return Outcome("run", all(complete) and best < limit, figures, wanted)
+
+
+def _emptied_page_cache() -> bool:
+    """Empty it; only root can, and not in a container."""
+    os.sync()
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+    except OSError:
+        return False
+    return True
 
 
 def _training(folder: Path, rows: int, **options: object) -> tuple[dict, float]:
@@ -246,9 +270,12 @@ def survey(folder: Path, share: float) -> Outcome:
 def tests(folder: Path, share: float) -> Outcome:
     files = ("tests/unit/test_model_loading.py", "tests/unit/test_model_train_gpu.py",
              "tests/integration/test_device_of_schedulers.py")  # fmt: skip
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "--noconftest", "-k", "not slurm",
+    # Without the conftest, which needs all the packages that the tests of AWS do.
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "--noconftest", "-p", "slurm_cluster",
                *files]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    paths = [str(ROOT / "tests/support"), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     print(done.stdout[-2000:], flush=True)
     return Outcome("tests", done.returncode == 0, {"status": done.returncode}, "all pass")
 
