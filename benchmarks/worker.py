@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import argparse
 import compileall
-import gc
-import io
 import json
 import os
 import platform
@@ -38,6 +36,7 @@ import avx2
 
 import perseid
 
+PROGRAM = Path(__file__).with_name("worker_programs.py")
 PARTITIONS = {"25MB": 1278, "100MB": 5113}
 QUICK = {"1MB": 51, "5MB": 256}
 PROGRAMS = {
@@ -72,75 +71,9 @@ class Measured:
     redshift: list[float] = field(repr=False, default_factory=list)
 
 
-# The programs, each run as `python worker.py --program NAME …`
-
-
-def existing(task: dict[str, Any]) -> dict[str, Any]:
-    """The plain-torch loop."""
-    import torch
-    from torch.utils.data import DataLoader
-
-    data = Path(task["partition"]).read_bytes()
-    dataset = torch.load(io.BytesIO(data), weights_only=False)
-    model = torch.load(task["model"], map_location="cpu", weights_only=False)
-    model = model.module.eval()
-    loader = DataLoader(dataset, batch_size=task["batch"])
-    predictions: list[Any] = []
-    ready = time.time()
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        with torch.no_grad():
-            for batch in loader:
-                predictions.append(model(batch[0], batch[1]))
-                gc.collect()
-        loop_end = time.time()
-    averages = profile.key_averages()
-    total = sum(event.self_cpu_time_total for event in averages)
-    allocated = sum(event.cpu_memory_usage for event in averages)
-    redshift = torch.cat(predictions)[:, 0].tolist()
-    Path(task["out"], "0.json").write_text(
-        json.dumps({"total_cpu_time": total / 1e6, "total_cpu_memory": allocated / 1e6})
-    )
-    return {"ready": ready, "loop": loop_end - ready, "redshift": redshift}
-
-
-def ours(task: dict[str, Any]) -> dict[str, Any]:
-    """A rank's whole work, as a worker does it."""
-    from perseid.pipeline.items import PartitionRef, WorkItem
-    from perseid.pipeline.work import work
-    from perseid.storage import Storage
-
-    info = Storage(task["data_url"]).info("1.pt")
-    item = WorkItem(
-        run_id="benchmark",
-        rank=0,
-        world_size=1,
-        results_url=task["out"],
-        data_url=task["data_url"],
-        partitions=(PartitionRef("1.pt", info.size, info.etag),),
-        model_url=task["model"],
-        precision=task["precision"],
-        batch_size=task["batch"],
-        anomaly="none",
-    )
-    record = work(item)
-    assert record.precision == task["precision"], "the processor has no VNNI"
-    assert not record.failed_partitions, record.failed_partitions
-    spans = [(start, end) for stage, start, end in record.timeline if stage == "inference"]
-    ready = min(start for start, _ in spans)
-    return {"ready": ready, "loop": max(end for _, end in spans) - ready}
-
-
-def run_program(name: str, task: dict[str, Any]) -> None:
-    said = existing(task) if name == "existing" else ours(task)
-    status = Path("/proc/self/status").read_text()
-    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    Path(task["out"], "said.json").write_text(json.dumps({**said, "peak": peak * 1024 / 1e6}))
-
-
 def measure(name: str, task: dict[str, Any], env: dict[str, str]) -> Measured:
     with tempfile.TemporaryDirectory(prefix="perseid-bench-") as out:
-        command = [sys.executable, __file__, "--program", name, json.dumps({**task, "out": out})]
+        command = [sys.executable, str(PROGRAM), name, json.dumps({**task, "out": out})]
         began = time.time()
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
         whole = time.time() - began
@@ -354,11 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="some of the lines; only ranged ones need an S3 server")  # fmt: skip
     avx2.add_argument(parser)
     parser.add_argument("--json", type=Path, help="write every measurement here")
-    parser.add_argument("--program", nargs=2, metavar=("NAME", "TASK"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.program:
-        run_program(args.program[0], json.loads(args.program[1]))
-        return 0
     partitions, repeat = (QUICK, 1) if args.quick else (PARTITIONS, args.repeat)
     # Both programs start from bytecode, as installed packages do.
     compileall.compile_dir(str(Path(perseid.__file__).parent), quiet=2)

@@ -16,6 +16,8 @@ _NO_ROOM = ("failed to map segment", "cannot allocate memory", "no memory")
 """How the loader of shared libraries says that it got no memory (glibc, musl)."""
 _NO_THREAD = "start new thread"
 """Part of what Python says if a thread cannot be started."""
+_UNSAID = "without exception set"
+"""What Python says of a function in C that failed without giving a reason."""
 _LIMITS = {
     errno.ENOMEM: "there is too little memory",
     errno.EAGAIN: "no more processes or threads can be started",
@@ -57,7 +59,9 @@ def limit_reached(error: BaseException) -> str | None:
     # A module that is cut off, or that Python's parser lacks memory for, is a SyntaxError.
     if isinstance(error, ImportError | SyntaxError):
         return _load_failure(error)
-    if isinstance(error, MemoryError):
+    # A function in C that got no memory, and did not say so, fails without an exception.
+    unsaid = isinstance(error, SystemError) and _UNSAID in str(error) and _allowed()
+    if isinstance(error, MemoryError) or unsaid:
         return f"{_LIMITS[errno.ENOMEM]}{_allowed()}: give this process more"
     if isinstance(error, OSError) and error.errno in _LIMITS:
         option = "-n" if error.errno in (errno.EMFILE, errno.ENFILE) else "-v, ulimit -u"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -126,6 +125,8 @@ def markup(text: str) -> str:
     >>> markup("<b>\\x1b")
     '&lt;b&gt;\\\\x1b'
     """
+    from html import escape  # a worker writes no pages, and this takes long to import
+
     return escape(printable(text))
 
 

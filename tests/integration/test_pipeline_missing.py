@@ -21,7 +21,8 @@ from perseid.pipeline.request import RunRequest
 from perseid.pipeline.summarize import summarize
 from perseid.pipeline.work import work
 from perseid.storage import Storage
-from perseid.survey import Cutouts, split
+from perseid.survey import Cutouts
+from perseid.survey.split import split
 
 ROWS = 10
 

@@ -351,23 +351,35 @@ def test_a_worker_imports_no_more_than_it_needs(tmp_path: Path):
     code = (
         "import pathlib, sys\n"
         "from perseid.pipeline.items import WorkItem\n"
-        "from perseid.pipeline.work import work\n"
+        "from perseid.pipeline.cold_start import load_runtime\n"
         "item, masked = WorkItem.from_json(pathlib.Path(sys.argv[1]).read_text()), []\n"
-        "rows = work(item, report=lambda event: masked.append('numpy.ma' in sys.modules)).rows\n"
+        "early = set(sys.modules)\n"
+        "runtime = load_runtime(item)\n"
+        "beside = set(sys.modules)\n"
+        "from perseid.pipeline.work import work\n"
+        "tell = lambda event: masked.append('numpy.ma' in sys.modules)\n"
+        "rows = work(item, runtime=runtime, report=tell).rows\n"
         "found = {name.partition('.')[0] for name in sys.modules}\n"
         "files = {n: getattr(sys.modules[n], '__file__', '') or '' for n in found}\n"
         "print(rows, *sorted(n for n, f in files.items() if 'site-packages' in f))\n"
         "print(*sorted(sys.modules))\n"
         "print(*masked[:2])\n"
+        "print(*sorted(name for name in early if name.startswith('perseid.')))\n"
+        "print(*sorted(name for name in beside if name.startswith('perseid.')))\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "item.json")]
     told = subprocess.run(command, capture_output=True, text=True, check=True)
-    (rows, *packages), loaded, masked = (line.split() for line in told.stdout.splitlines())
+    lines = [line.split() for line in told.stdout.splitlines()]
+    (rows, *packages), loaded, masked, early, beside = lines
     assert rows == "30"
     # A worker starts as quickly as its imports: these cost it a third of that time, for nothing.
     slow = {"asyncio", "csv", "email", "http.client", "statistics", "urllib.request", "xml.etree"}
     slow |= {f"perseid.rendezvous.{part}" for part in ("client", "protocol", "server")}
     assert not slow & set(loaded)
+    # What is not needed to load the model is imported while it is being loaded.
+    rest = {f"perseid.{name}" for name in ("pipeline.work", "pipeline.feed", "survey.reader")}
+    assert not rest & set(early)
+    assert rest <= set(beside)
     assert masked == ["False", "False"]  # at the start and after the first block
     assert {"numpy", "obstore", "onnxruntime"} <= set(packages)
     allowed = {"numpy", "obstore", "onnxruntime", "typing_extensions", "packaging", "flatbuffers"}

@@ -121,6 +121,21 @@ def test_what_a_limit_is_and_what_a_fault_of_ours(error: BaseException, said: st
         assert "\n" not in str(found)
 
 
+def test_a_failure_without_an_exception_is_a_lack_of_memory_where_memory_is_limited():
+    program = (
+        "import resource, sys\nfrom perseid.libraries import limit_reached\n"
+        "error = SystemError('error return without exception set')\n"
+        "print(limit_reached(error))\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))\n"
+        "print(limit_reached(error))\nprint(limit_reached(SystemError('a fault of ours')))\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    free, limited, other = done.stdout.splitlines()
+    assert (free, other) == ("None", "None")
+    assert limited.startswith("there is too little memory (`ulimit -v` allows 8,590 MB)")
+
+
 def test_a_library_that_is_not_there_is_told_apart():
     needs = "HDF5 needs h5py: pip install h5py"
     absent = library_error(ModuleNotFoundError("h5py", name="h5py"), needs)

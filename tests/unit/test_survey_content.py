@@ -19,8 +19,9 @@ from surveyfiles import FORMATS
 
 from perseid.errors import BadInputError, BadPartitionError, NotInstalledError, PerseidError
 from perseid.storage import Storage
-from perseid.survey import MissingValues, open_partition, split
+from perseid.survey import MissingValues, open_partition
 from perseid.survey.cutouts import Cutouts
+from perseid.survey.split import split
 
 ROWS, BANDS, SIDE = 12, 3, 4
 MAGNITUDES = (99, 99.99, -99, -99.99, -999, -9999)

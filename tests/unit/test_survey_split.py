@@ -24,11 +24,11 @@ from perseid.survey import (
     natural_key,
     open_partition,
     read_cutouts,
-    split,
     suffixes,
     write_cutouts,
 )
 from perseid.survey.description import description_of
+from perseid.survey.split import split
 
 
 def together(url: str) -> Cutouts:
@@ -210,7 +210,7 @@ def test_the_command_says_what_it_wrote(survey, tmp_path: Path, capsys) -> None:
 SPLIT = """
 import sys
 from pathlib import Path
-from perseid.survey import split
+from perseid.survey.split import split
 survey, dest, size = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 
 def drop(progress):  # a checked partition makes room on the disk

@@ -24,7 +24,8 @@ from perseid.measure.sources.load_options import LoadOptions
 from perseid.pipeline.run_state import last_summary
 from perseid.plaintext import html_table, option
 from perseid.storage import Location, Storage
-from perseid.survey import discover, split
+from perseid.survey import discover
+from perseid.survey.split import split
 
 __all__ = ["DEFAULT_BATCH", "WHOLE", "CellResult", "GridCell", "Sweep", "sweep"]
 

@@ -132,7 +132,11 @@ def _call(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except BaseException as error:
-        reason, status = limit_reached(error), 1
+        status = 1
+        try:
+            reason = limit_reached(error)
+        except MemoryError:
+            reason = "there is too little memory: give this process more"
         # What the system refuses of a file or folder that was named, often a permission.
         if reason is None and isinstance(error, OSError) and isinstance(error.filename, str):
             reason, status = f"{error.filename} cannot be used: {error.strerror}", 2

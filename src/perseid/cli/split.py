@@ -21,7 +21,8 @@ from perseid.cli.surveys import (
     read_options,
 )
 from perseid.plaintext import counted
-from perseid.survey import SplitProgress, split, suffixes
+from perseid.survey import SplitProgress, suffixes
+from perseid.survey.split import split
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

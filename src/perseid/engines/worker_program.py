@@ -107,13 +107,12 @@ class Prepared:
 
     def __init__(self, setup: WorkerSetup) -> None:
         # Imported here: a program with its own `start` does not need it.
-        from perseid.pipeline import work as step
+        from perseid.pipeline.cold_start import load_runtime
 
-        self._step = step
         self._setup = setup
         self._runtime: Predictor | None = None
         if setup.item.options.script is None:
-            self._runtime = step.load_runtime(self._with_options(setup.item))
+            self._runtime = load_runtime(self._with_options(setup.item))
         self._init: list[float] = [time.time() - setup.started]
         self._kept: dict[int, RankOutputs] = {}
 
@@ -126,8 +125,10 @@ class Prepared:
 
             item = self._with_options(item)
             return run_script(item, attempt=attempt, report=report, cold=cold, init_seconds=seconds)
+        from perseid.pipeline.work import work  # imported while the model was being loaded
+
         keep = _place_for(item)
-        record = self._step.work(
+        record = work(
             self._with_options(item),
             runtime=self._runtime,
             attempt=attempt,

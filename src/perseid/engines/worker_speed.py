@@ -126,7 +126,7 @@ def main() -> int:
 
 
 def _pace(setup: WorkerSetup, batch: int, seconds: float) -> Pace:
-    from perseid.pipeline.work import load_runtime
+    from perseid.pipeline.cold_start import load_runtime
 
     # As in a real worker, whose speed is to be measured.
     options = replace(setup.item.options, threads=setup.threads)

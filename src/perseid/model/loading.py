@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from perseid.errors import BadInputError
@@ -12,7 +14,8 @@ from perseid.model.identity import CPU, CUDA, identify, is_weights
 from perseid.model.python_source import is_python
 from perseid.model.runtime import MICRO_BATCH, ModelRuntime, Predictor
 from perseid.model.runtime.graph_ports import Graph, bind
-from perseid.model.runtime.model_runtime import PRECISIONS, check_gpu
+from perseid.model.runtime.model_runtime import PRECISIONS
+from perseid.model.runtime.onnx_session import check_gpu
 from perseid.model.runtime.processor import usable_threads
 from perseid.model.signature import ModelSignature
 from perseid.plaintext import option
@@ -79,6 +82,16 @@ def load_on(
         signature=signature,
         device=device,
     )
+
+
+def import_library(url: str | Path) -> None:
+    """Import the library that computes a model, which takes a large part of loading it.
+
+    Errors are left to `load_on`.
+    """
+    if not is_python(url):
+        with suppress(Exception):
+            import_module("perseid.model.torch_session" if is_weights(url) else "onnxruntime")
 
 
 def check_device(device: str, url: str | Path) -> None:

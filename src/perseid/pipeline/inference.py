@@ -86,23 +86,13 @@ class Inference:
         """One result per partition, in order; failed partitions appear only in `failed`."""
         if self._runtime is None:
             return
-        item, part, runtime = self._item, None, self._runtime
-        storage, groups = Storage(item.data_url), runtime.signature.feature_groups
+        part, runtime = None, self._runtime
+        groups = runtime.signature.feature_groups
         embedding = group_columns(groups, "embedding") if "embedding" in groups else NOTHING
         outputs = self.stamp.output_columns
         on_gpu = runtime.identity.device == CUDA
         waiting: deque[Callable[[], PartitionResult | None]] = deque()
-        with Feed(
-            storage,
-            item.partitions,
-            runtime.signature,
-            runtime.micro_batch,
-            missing=NO_SENTINELS if item.missing is None else MissingValues.of(item.missing),
-            options=with_inputs(read_options(item), runtime.signature),
-            fit=item.fit,
-            block_bytes=GPU_BLOCK_BYTES if on_gpu else BLOCK_BYTES,
-            ahead=GPU_AHEAD if on_gpu else AHEAD,
-        ) as feed:
+        with self._feed(runtime, on_gpu) as feed:
             for step in feed:
                 match step:
                     case Begun():
@@ -125,6 +115,20 @@ class Inference:
                     yield from _done(waiting)
             yield from _done(waiting)
             self._clock.add("fetch", feed.spans)
+
+    def _feed(self, runtime: Predictor, on_gpu: bool) -> Feed:
+        item = self._item
+        return Feed(
+            Storage(item.data_url),
+            item.partitions,
+            runtime.signature,
+            runtime.micro_batch,
+            missing=NO_SENTINELS if item.missing is None else MissingValues.of(item.missing),
+            options=with_inputs(read_options(item), runtime.signature),
+            fit=item.fit,
+            block_bytes=GPU_BLOCK_BYTES if on_gpu else BLOCK_BYTES,
+            ahead=GPU_AHEAD if on_gpu else AHEAD,
+        )
 
     def _begin(
         self, runtime: Predictor, part: _Part, block: Block, progress: Progress

@@ -17,6 +17,7 @@ from perseid.libraries import no_room_for_a_thread
 from perseid.linux import map_large_blocks
 from perseid.model.identity import CPU
 from perseid.pipeline import layout
+from perseid.pipeline.cold_start import load_runtime
 from perseid.pipeline.environment import RankEnvironment
 from perseid.pipeline.events import RankEvent, RankState, Report
 from perseid.pipeline.inference import Inference
@@ -102,23 +103,6 @@ def work(
             record = _merge(item, storage, settings, record, folder)
     tell(RankEvent(item.rank, RankState.DONE, attempt, record.rows))
     return record
-
-
-def load_runtime(item: WorkItem) -> Predictor:
-    """Load an item's model, with the item's number of threads, else as many as the process may
-    use."""
-    from perseid.model.loading import load_on  # not needed if the model is loaded
-    from perseid.model.runtime import MICRO_BATCH
-
-    return load_on(
-        item.model.device if item.model else CPU,
-        item.model_url,
-        threads=item.options.threads,
-        precision=item.precision,
-        micro_batch=min(MICRO_BATCH, item.batch_size),  # a larger one would be mostly padding
-        signature=item.model_signature(),
-        folder=item.options.model_path or "",
-    )
 
 
 def _silent(event: object) -> None:

@@ -7,7 +7,6 @@ which other S3 servers use as well. All of them are in `CODES`.
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -198,6 +197,8 @@ class Answer:
 
     def tag(self, name: str) -> str:
         """The text of an XML element of the body, on one line; empty if it is missing."""
+        import html  # rarely needed, and slow to import
+
         found = re.search(rf"<{name}>([^<]*)</{name}>", self.body)
         return " ".join(html.unescape(found[1]).split())[:LONGEST] if found else ""
 

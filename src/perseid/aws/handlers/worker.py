@@ -20,10 +20,11 @@ from perseid.errors import PerseidError, StorageError
 from perseid.jsontext import parse_json
 from perseid.model.signature_files import signature_beside
 from perseid.pipeline import layout
+from perseid.pipeline.cold_start import load_runtime
 from perseid.pipeline.items import WorkItem
 from perseid.pipeline.join_settings import JoinSettings
 from perseid.pipeline.run_settings import ItemOptions, Precision
-from perseid.pipeline.work import load_runtime, work
+from perseid.pipeline.work import work
 from perseid.rendezvous import job_key
 from perseid.storage import Storage
 

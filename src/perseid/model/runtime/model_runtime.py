@@ -7,7 +7,6 @@ prediction depend neither on the other rows nor on where a partition begins.
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -22,35 +21,22 @@ from numpy.typing import NDArray
 from perseid.errors import BadInputError, BadModelError
 from perseid.linux import trim_memory
 from perseid.model.files import DEFAULT, ModelFiles, on_disk, producer_of
-from perseid.model.identity import CPU, CUDA, ModelIdentity, identity_of, int8_url
+from perseid.model.identity import CPU, ModelIdentity, identity_of, int8_url
 from perseid.model.inputs import MAGNITUDE
 from perseid.model.runtime.answers import Prediction, answer, empty, fill
 from perseid.model.runtime.graph_ports import Graph, Ports, bind
 from perseid.model.runtime.image_buffer import FeedBuffers
-from perseid.model.runtime.load_refusals import load_refusal
+from perseid.model.runtime.onnx_session import open_session, raise_if_of_memory, reason_of
 from perseid.model.runtime.processor import (
     LANE_ROWS,
     MICRO_BATCH,
-    PRODUCT,
     has_int8_products,
     lanes_of,
     usable_threads,
 )
 from perseid.model.signature import ModelSignature
-from perseid.plaintext import option
 
 PRECISIONS = ("float32", "int8")
-PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}
-"""Onnxruntime's names of the devices."""
-OPTIONS: Mapping[str, list[dict[str, str]]] = {CPU: [{}], CUDA: [{"use_tf32": "0"}]}
-"""Onnxruntime's options of the devices: with tf32 redshifts would differ from a CPU's by 1e-3."""
-_BATCH_NAMES = ("n", "N", "batch", "batch_size")
-_NO_MEMORY = (
-    "bad_alloc",
-    "Failed to allocate memory",
-    "pthread_create failed, error code: 12",  # ENOMEM
-)
-"""Parts of onnxruntime's messages that mean a lack of memory."""
 NO_COLUMNS: Mapping[str, NDArray[Any]] = MappingProxyType({})
 
 Versions = tuple[tuple[int, ...], ...]
@@ -294,9 +280,9 @@ class ModelRuntime:
         try:
             yield
         except Exception as error:
-            _raise_if_of_memory(error, self.signature.name)
+            raise_if_of_memory(error, self.signature.name)
             raise BadModelError(
-                f"the model {self.signature.name!r} fails when it computes: {_reason(error)}"
+                f"the model {self.signature.name!r} fails when it computes: {reason_of(error)}"
             ) from error
 
     def _rows(self, images: NDArray[np.float32] | None, given: Mapping[str, NDArray[Any]]) -> int:
@@ -326,72 +312,6 @@ class ModelRuntime:
         return int(lengths.pop())
 
 
-def open_session(
-    path: str | bytes, name: str, threads: int, micro_batch: int, device: str = CPU
-) -> Any:
-    """Open an onnxruntime session.
-
-    Raises
-    ------
-    BadModelError
-        The file is not a model.
-    BadInputError
-        The installed onnxruntime does not support the device.
-    """
-    import onnxruntime
-
-    provider = check_provider(device)
-    if device == CUDA:
-        onnxruntime.set_default_logger_severity(4)  # the error below says the same
-        with contextlib.redirect_stdout(io.StringIO()):
-            onnxruntime.preload_dlls()  # CUDA's libraries where pip has installed them
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.enable_mem_pattern = False  # its plan would take memory in addition to the first call's
-    for dimension in _BATCH_NAMES:
-        # Only with all shapes fixed does onnxruntime fold and fuse everything that it can.
-        options.add_free_dimension_override_by_name(dimension, micro_batch)
-    try:
-        session = onnxruntime.InferenceSession(path, options, [provider], OPTIONS[device])
-    except Exception as error:  # onnxruntime's errors have no common base
-        _raise_if_of_memory(error, name)
-        why = load_refusal(str(error), onnxruntime.__version__) or _reason(error)
-        raise BadModelError(f"{name} is not a model that onnxruntime can load: {why}") from error
-    # Without CUDA's libraries onnxruntime computes on the processor and says so only in its log.
-    if provider not in session.get_providers():
-        raise BadInputError(
-            f"device {device}: onnxruntime cannot use a GPU here, because the driver or libraries "
-            f"of CUDA are missing; use {option('device', 'cpu')}"
-        )
-    return session
-
-
-def check_gpu() -> None:
-    """Raise `BadInputError` if the installed onnxruntime cannot use a GPU here."""
-    open_session(PRODUCT, "the test of the GPU", 1, 1, CUDA)
-
-
-def check_provider(device: str) -> str:
-    """Onnxruntime's name of a device; raises `BadInputError` if the installed onnxruntime lacks
-    it."""
-    import onnxruntime
-
-    provider = PROVIDERS[device]
-    if provider not in onnxruntime.get_available_providers():
-        raise BadInputError(
-            f"device {device}: the onnxruntime installed here has no {provider} (pip install "
-            "onnxruntime-gpu); AstroMAE weights (.npz) run by torch"
-        )
-    return provider
-
-
-def _reason(error: Exception) -> str:
-    """Onnxruntime's message, on one line and shortened."""
-    return " ".join(str(error).split())[:300]
-
-
 def _call_beside(pool: ThreadPoolExecutor, call: Callable[[], str]) -> Callable[[], str]:
     """Begin a call on the pool's thread. If no thread can be started because memory is short, the
     call is made when its result is requested, and raises any memory error there."""
@@ -412,10 +332,3 @@ def _same(files: ModelFiles, versions: Versions, digest: str = "") -> None:
             f"the model {files.name} was changed while it was in use: put the former file back and "
             "resume the run, or start a new run"
         )
-
-
-def _raise_if_of_memory(error: Exception, name: str) -> None:
-    """Raise `MemoryError` if the model lacks memory: it is not a bad model, and may work elsewhere
-    or later."""
-    if any(words in str(error) for words in _NO_MEMORY):
-        raise MemoryError(f"there is not enough memory for the model {name}") from error

@@ -19,7 +19,7 @@ from perseid.model.files import on_disk
 from perseid.model.inputs import MAGNITUDE, ColumnInput, ImageInput
 from perseid.model.outputs import ModelOutput
 from perseid.model.runtime.graph_ports import Graph, GraphValue, listed
-from perseid.model.runtime.model_runtime import open_session
+from perseid.model.runtime.onnx_session import open_session
 from perseid.model.signature import ModelSignature
 from perseid.survey.read_options import CHANNELS_FIRST, CHANNELS_LAST
 
