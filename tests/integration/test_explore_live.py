@@ -60,7 +60,9 @@ def look_on(run: perseid.Run, go) -> None:
 
 def begun(url: str) -> perseid.Run:
     """The run of another process, once it has begun."""
-    eventually(lambda: Storage(url).exists(layout.DRIVER), DEADLINE)
+    store = Storage(url)
+    # The driver claims the prefix first, and writes the manifest then.
+    eventually(lambda: all(map(store.exists, (layout.DRIVER, layout.MANIFEST))), DEADLINE)
     return perseid.open_run(url)
 
 

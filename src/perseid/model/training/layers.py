@@ -174,7 +174,7 @@ class GroupedProducts(nn.Module):
     """The convolution branch of a `TransformerBlock` whose norm is folded, as matrix products.
 
     One batched product computes all groups of a convolution. cuDNN computes one group after the
-    other, which took a third of the network's time on an H100; so computed they take a tenth.
+    other, which took a third of the network's time on an H100; so computed they take an eighth.
     """
 
     def __init__(self, branch: nn.Sequential) -> None:
