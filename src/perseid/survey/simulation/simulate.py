@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
@@ -242,6 +244,9 @@ def _in_processes(
 def _starting() -> Iterator[None]:
     """Raise `RunError` if a process cannot be started; a pipe to it is then broken, too."""
     try:
+        # Python notices only a broken pipe, and sometimes not before its semaphores are freed.
+        if not os.access(sys.executable, os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         yield
     except OSError as error:
         raise RunError(not_started(error)) from error
