@@ -80,7 +80,7 @@ def test_the_next_block_begins_before_the_last_one_is_waited_for(item, monkeypat
         np.testing.assert_array_equal(one.flag, other.flag)
 
 
-def test_a_failed_partition_between_others_costs_only_itself(item, monkeypatch):
+def test_a_failed_partition_between_others_costs_only_itself(item):
     changed = replace(item.partitions[1], etag="another", size=1)
     item = replace(item, partitions=(item.partitions[0], changed, item.partitions[2]))
     runtime = load_on("cpu", threads=1, micro_batch=MICRO_BATCH)

@@ -42,6 +42,8 @@ def load_runtime(item: WorkItem) -> Predictor:
 
 @contextmanager
 def _imported_beside(module: str) -> Iterator[None]:
+    """Import a module in a thread, as far as there is room for one."""
+
     def load() -> None:
         with suppress(Exception):  # whoever imports it gets the error
             importlib.import_module(module)

@@ -100,7 +100,7 @@ class Inference:
                     case Block():
                         assert part is not None
                         finish = self._begin(runtime, part, step, progress)
-                        # A GPU computes this block while the rest of the last one is done.
+                        # A GPU computes this block while the previous one is finished.
                         yield from _done(waiting)
                         waiting.append(finish)
                         del finish  # it holds the block and the partition's arrays
